@@ -1,0 +1,3 @@
+//! The request's way: path, route, authenticate, authorize, forward.
+
+pub mod config;

@@ -1,0 +1,48 @@
+//! Listeners and their bounds as configured; every value has been checked.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+/// The data plane's listeners.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where connections are accepted. Never empty.
+    pub listeners: Vec<Listener>,
+    /// How many worker threads serve them, 1-1024.
+    pub workers: usize,
+    /// What a client may ask of us.
+    pub limits: Limits,
+    /// How long the process goes on as before after it was told to stop (a load balancer is still sending).
+    pub drain_delay: Duration,
+    /// How long requests in flight may take to end after that.
+    pub drain_timeout: Duration,
+}
+
+/// One listening address.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its name in logs.
+    pub name: Arc<str>,
+    /// Where it listens; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Its certificate; `None` speaks plain HTTP.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether it answers the issuer's paths.
+    pub issuer: bool,
+}
+
+/// Bounds on what a client can stall or fill.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at one time, over all listeners; further ones wait in the kernel's queue.
+    pub max_connections: usize,
+    /// Request line and header fields together, 8 KiB - 1 MiB.
+    pub max_header_bytes: usize,
+    /// From accept to the end of the TLS handshake.
+    pub tls_handshake_timeout: Duration,
+    /// From a request's first byte, or from accept, to the end of its head.
+    pub header_timeout: Duration,
+    /// How long a body may stand still while the client is the one to move.
+    pub body_timeout: Duration,
+    /// How long a connection may wait for its next request.
+    pub keep_alive_timeout: Duration,
+}

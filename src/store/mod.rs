@@ -1,0 +1,134 @@
+//! The session store, in the verbs of the domain. Each verb is atomic, and durable before it answers.
+
+mod embedded;
+mod lock;
+mod row;
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Timestamp,
+    types::{ClientId, Scopes, SessionId, Subject},
+};
+
+/// What opens a session: a grant that yields a refresh token.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// The client the session's refresh tokens are bound to.
+    pub client: ClientId,
+    /// Who logged in.
+    pub subject: Subject,
+    /// What was granted; a refresh may narrow an access token, never the session.
+    pub scopes: Scopes,
+    /// How long the session lives without a refresh.
+    pub idle_lifetime: Duration,
+    /// How long it lives at the most.
+    pub absolute_lifetime: Duration,
+    /// Lifetime of the access token that goes out with it: a revocation has to outlive that token.
+    pub access_lifetime: Duration,
+}
+
+/// A live session as a grant needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Its identifier, the `sid` of its access tokens.
+    pub id: SessionId,
+    /// The client it belongs to.
+    pub client: ClientId,
+    /// Who logged in.
+    pub subject: Subject,
+    /// What was granted.
+    pub scopes: Scopes,
+    /// The generation whose refresh token is the live one.
+    pub generation: u32,
+}
+
+/// A refresh token whose HMAC has been found right for the client that presents it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presented {
+    /// The session it names.
+    pub session: SessionId,
+    /// The generation it was issued as; the first is 0.
+    pub generation: u32,
+}
+
+/// How a client's refresh tokens turn over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RotationRules {
+    /// Whether a refresh makes a new generation. `false` (confidential clients only) keeps the refresh token and moves
+    /// its idle lifetime alone.
+    pub rotate: bool,
+    /// How long any of the last four superseded generations still yields the current one: tabs that race.
+    pub reuse_interval: Duration,
+    /// How long the generation just superseded still yields the current one: an answer that was lost. `None`: for as
+    /// long as the session lives.
+    pub retry_window: Option<Duration>,
+    /// How far a refresh moves the idle expiry.
+    pub idle_lifetime: Duration,
+    /// Lifetime of the access token that goes out with the answer.
+    pub access_lifetime: Duration,
+    /// What a generation from the future means.
+    pub on_rollback: OnRollback,
+}
+
+/// What to do when a client proves that the store has forgotten a rotation (it was restored from a backup).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRollback {
+    /// Believe the token's HMAC, and go on from its generation.
+    RollForward,
+    /// End the session: the user logs in again.
+    Relogin,
+}
+
+/// What came of presenting a refresh token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// It was the live one; `generation` is its successor's (its own, where the client does not rotate).
+    Rotated(Session),
+    /// It had been superseded a moment ago; `generation` is the live one's, and nothing moved.
+    Replayed(Session),
+    /// It had been superseded too long ago: the session is now revoked.
+    Reused(Revocation),
+    /// It comes from a generation the store has never made, and the rules say to log in again: the session is now revoked.
+    RolledBack(Revocation),
+    /// The session had been revoked before; until when nobody needs to be told again.
+    Revoked {
+        /// When the session's row may be forgotten.
+        until: Timestamp,
+    },
+    /// The session's idle or absolute lifetime is over.
+    Expired,
+    /// There is no such session.
+    Unknown,
+}
+
+/// What a revocation names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Revoked {
+    /// Every access token of a session, by `sid`.
+    Session(SessionId),
+    /// One access token, by `jti`.
+    Token(Box<str>),
+}
+
+/// One entry of the revocation log: access tokens of the internal issuer that must be refused from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// What is refused.
+    pub what: Revoked,
+    /// When the last access token it can block has expired, largest leeway included; the entry may go then.
+    pub until: Timestamp,
+    /// When a refresh token of the session could last have been presented; equal to `until` for a single token.
+    pub refresh_until: Timestamp,
+}
+
+/// The longest leeway a provider may be configured with (RFC 7519 §4.1.4: "usually no more than a few minutes").
+pub const MAX_LEEWAY: Duration = Duration::from_secs(60);
+
+/// A store that could not answer. Never a reason to tell a client that its token is bad.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the session store is not available: {0}")]
+pub struct Unavailable(pub Arc<str>);

@@ -1,0 +1,165 @@
+//! The words every room speaks. Lookalike strings get types of their own, so that a client can never stand where a
+//! subject is meant.
+
+use std::{collections::BTreeSet, fmt, ops::Deref, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use zeroize::Zeroizing;
+
+/// Declares a cheap-to-clone string type.
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Wraps a string that has been checked where it was read.
+            pub fn new(value: impl Into<Arc<str>>) -> Self {
+                Self(value.into())
+            }
+
+            /// The text as it goes over the wire.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name_type! {
+    /// An OAuth client's identifier (RFC 6749 §2.2).
+    ClientId
+}
+name_type! {
+    /// Whom a token speaks for: the `sub` claim (RFC 7519 §4.1.2).
+    Subject
+}
+name_type! {
+    /// Who issued a token: the `iss` claim, compared byte for byte (RFC 9068 §4).
+    IssuerUrl
+}
+name_type! {
+    /// Whom a token is meant for: one member of the `aud` claim (RFC 7519 §4.1.3).
+    Audience
+}
+
+/// A set of scope values (RFC 6749 §3.3), kept in order so that it always prints the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scopes(BTreeSet<Box<str>>);
+
+impl Scopes {
+    /// Reads a space-separated list; `None` when a value holds a character outside RFC 6749's `scope-token`.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.split(' ')
+            .filter(|scope| !scope.is_empty())
+            .map(|scope| is_scope_token(scope).then(|| scope.into()))
+            .collect::<Option<_>>()
+            .map(Self)
+    }
+
+    /// Collects values that are known to be scope tokens.
+    pub fn from_values<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(values.into_iter().map(Into::into).collect())
+    }
+
+    /// Whether `scope` is a member.
+    pub fn contains(&self, scope: &str) -> bool {
+        self.0.contains(scope)
+    }
+
+    /// Whether every member of `other` is one of ours.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.0.is_subset(&self.0)
+    }
+
+    /// Whether there is no scope at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The members in order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(Deref::deref)
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, scope) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str(" ")?;
+            }
+            f.write_str(scope)?;
+        }
+        Ok(())
+    }
+}
+
+/// RFC 6749 §3.3: `scope-token = 1*( %x21 / %x23-5B / %x5D-7E )`.
+pub fn is_scope_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+}
+
+/// A refresh-token family: what a login opened and a revocation ends. 128 bits, a UUID version 7.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct SessionId(pub [u8; 16]);
+
+impl SessionId {
+    /// A fresh identifier. Nothing depends on nobody guessing it: a refresh token carries an HMAC besides.
+    pub fn generate() -> Self {
+        Self(*uuid::Uuid::now_v7().as_bytes())
+    }
+
+    /// Reads the form that [`fmt::Display`] writes, the one the `sid` claim carries.
+    pub fn parse(text: &str) -> Option<Self> {
+        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({self})")
+    }
+}
+
+/// A value that must not be seen: no `Display`, a `Debug` that hides it, wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// Takes the bytes over.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes themselves. Every caller is a place where they could leak.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
