@@ -1,11 +1,24 @@
-//! Keys that verify, prepared once.
+//! Keys that verify. Each is prepared once, and fixed to its algorithms when it is read: what a token's header says can
+//! only pick among them.
 
-/// The keys of one provider.
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::{
+    hmac,
+    signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+
+use super::Algorithm;
+use crate::types::Secret;
+
+/// The keys of one provider. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct KeySet {}
+pub struct KeySet(Arc<[Key]>);
 
 /// A key set that could not be read, or a key of it that cannot be used; says why, and nothing about secret keys.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct KeyError(pub String);
 
@@ -14,17 +27,267 @@ impl KeySet {
     ///
     /// # Errors
     /// When the text is no JWK Set, or no key of it can be used.
-    pub fn parse_jwks(_text: &str) -> Result<(Self, Vec<KeyError>), KeyError> {
-        unimplemented!()
+    pub fn parse_jwks(text: &str) -> Result<(Self, Vec<KeyError>), KeyError> {
+        #[derive(serde::Deserialize)]
+        struct Wire {
+            keys: Vec<serde_json::Value>,
+        }
+        // serde_json's own message would quote what it read, which may be a key.
+        let wire: Wire = serde_json::from_str(text).map_err(|e| {
+            KeyError(format!("no JWK Set: not JSON with a list of \"keys\" (line {}, column {})", e.line(), e.column()))
+        })?;
+        let (mut keys, mut skipped) = (Vec::<Key>::new(), Vec::new());
+        for (n, jwk) in wire.keys.into_iter().enumerate() {
+            match Key::from_jwk(jwk) {
+                Ok(key) if keys.iter().any(|other| other.clashes(&key)) => {
+                    skipped.push(KeyError(format!("keys[{n}]: a key of this \"kid\" came before it")));
+                }
+                Ok(key) => keys.push(key),
+                Err(KeyError(why)) => skipped.push(KeyError(format!("keys[{n}]: {why}"))),
+            }
+        }
+        match (keys.is_empty(), skipped.is_empty()) {
+            (false, _) => Ok((Self(keys.into()), skipped)),
+            (true, true) => Err(KeyError("no JWK Set: its list of \"keys\" is empty".into())),
+            (true, false) => {
+                let why: Vec<_> = skipped.iter().map(ToString::to_string).collect();
+                Err(KeyError(format!("no key in it can be used: {}", why.join("; "))))
+            }
+        }
+    }
+
+    /// A single shared secret.
+    ///
+    /// # Errors
+    /// When `algorithm` is not HS*, or the secret is shorter than its hash (RFC 7518 §3.2).
+    pub fn hmac(secret: &Secret, algorithm: Algorithm) -> Result<Self, KeyError> {
+        Key::hmac(None, secret.expose(), algorithm).map(Self::single)
+    }
+
+    pub(super) fn single(key: Key) -> Self {
+        Self(Arc::new([key]))
     }
 
     /// Whether a key of the set could also sign, so that the set is a secret.
     pub fn is_secret(&self) -> bool {
-        unimplemented!()
+        self.0.iter().any(|key| matches!(key.material, Material::Shared(..)))
     }
 
     /// Whether a key of the set fits `algorithm`.
-    pub fn fits(&self, _algorithm: super::Algorithm) -> bool {
-        unimplemented!()
+    pub fn fits(&self, algorithm: Algorithm) -> bool {
+        self.0.iter().any(|key| key.verifier(algorithm).is_some())
+    }
+
+    /// The key for a token: the one named, which must fit the algorithm; or, where the token or the key has no name, the
+    /// only one that fits.
+    pub(super) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Verifier<'_>, NoKey> {
+        if let Some(kid) = kid {
+            let mut named = self.0.iter().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
+            if named.peek().is_some() {
+                return named.find_map(|key| key.verifier(algorithm)).ok_or(NoKey::WrongAlgorithm);
+            }
+        }
+        let mut fitting =
+            self.0.iter().filter(|key| kid.is_none() || key.kid.is_none()).filter_map(|key| key.verifier(algorithm));
+        match (fitting.next(), fitting.next()) {
+            (Some(only), None) => Ok(only),
+            (Some(_), Some(_)) => Err(NoKey::Ambiguous),
+            (None, _) => Err(NoKey::Unknown),
+        }
+    }
+}
+
+/// Why a token has no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoKey {
+    /// No key of that name, nor one without a name that fits.
+    Unknown,
+    /// The key of that name is for another algorithm.
+    WrongAlgorithm,
+    /// The token names none, and more than one fits.
+    Ambiguous,
+}
+
+/// One key.
+pub(super) struct Key {
+    kid: Option<Box<str>>,
+    material: Material,
+}
+
+enum Material {
+    /// One prepared form for each algorithm it may be used with: one, unless it is an RSA key that names none.
+    Public(Vec<(Algorithm, ParsedPublicKey)>),
+    Shared(Algorithm, hmac::Key),
+}
+
+/// A key together with the algorithm it is to be used with.
+#[derive(Clone, Copy)]
+pub(super) enum Verifier<'a> {
+    Public(&'a ParsedPublicKey),
+    Shared(&'a hmac::Key),
+}
+
+impl Verifier<'_> {
+    /// Whether `signature` is the key's over `message`. Lengths and encodings are strict (no DER for ECDSA, no r = s = 0),
+    /// and a MAC is compared in constant time: the primitives see to both.
+    pub(super) fn verify(self, message: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::Public(key) => key.verify_sig(message, signature).is_ok(),
+            Self::Shared(key) => hmac::verify(key, message, signature).is_ok(),
+        }
+    }
+}
+
+impl Key {
+    /// A public key in the form `signature::ParsedPublicKey` reads for `algorithm`.
+    pub(super) fn public(kid: Option<&str>, algorithm: Algorithm, key: ParsedPublicKey) -> Self {
+        Self { kid: kid.map(Into::into), material: Material::Public(vec![(algorithm, key)]) }
+    }
+
+    pub(super) fn hmac(kid: Option<&str>, secret: &[u8], algorithm: Algorithm) -> Result<Self, KeyError> {
+        let (hash, least) = match algorithm {
+            Algorithm::Hs256 => (hmac::HMAC_SHA256, 32),
+            Algorithm::Hs384 => (hmac::HMAC_SHA384, 48),
+            Algorithm::Hs512 => (hmac::HMAC_SHA512, 64),
+            Algorithm::Rs256
+            | Algorithm::Rs384
+            | Algorithm::Rs512
+            | Algorithm::Ps256
+            | Algorithm::Ps384
+            | Algorithm::Ps512
+            | Algorithm::Es256
+            | Algorithm::Es384
+            | Algorithm::EdDsa => return Err(KeyError(format!("{algorithm} does not take a shared secret"))),
+        };
+        if secret.len() < least {
+            return Err(KeyError(format!(
+                "a secret for {algorithm} has at least {least} bytes, this one {}",
+                secret.len()
+            )));
+        }
+        Ok(Self { kid: kid.map(Into::into), material: Material::Shared(algorithm, hmac::Key::new(hash, secret)) })
+    }
+
+    fn from_jwk(value: serde_json::Value) -> Result<Self, KeyError> {
+        let fail = |why: &str| Err(KeyError(why.into()));
+        if value.get("kty").and_then(|kty| kty.as_str()) != Some("oct") && value.get("d").is_some() {
+            return fail("it is a private key, which has no place here");
+        }
+        // The message of the type would quote what it read.
+        let Ok(jwk) = serde_json::from_value::<Jwk>(value) else { return fail("it is not a JWK (RFC 7517)") };
+        if jwk.common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
+            return fail("its \"use\" is not \"sig\"");
+        }
+        if jwk.common.key_operations.as_ref().is_some_and(|ops| !ops.contains(&KeyOperations::Verify)) {
+            return fail("its \"key_ops\" do not hold \"verify\"");
+        }
+        let named = match jwk.common.key_algorithm {
+            None => None,
+            Some(algorithm) => match algorithm.to_string().parse::<Algorithm>() {
+                Ok(algorithm) => Some(algorithm),
+                Err(()) => return fail("its \"alg\" is not one that Sidegate verifies"),
+            },
+        };
+        let kid = jwk.common.key_id.as_deref();
+        let candidates: &[Algorithm] = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => &[
+                Algorithm::Rs256,
+                Algorithm::Rs384,
+                Algorithm::Rs512,
+                Algorithm::Ps256,
+                Algorithm::Ps384,
+                Algorithm::Ps512,
+            ],
+            AlgorithmParameters::EllipticCurve(key) => match key.curve {
+                EllipticCurve::P256 => &[Algorithm::Es256],
+                EllipticCurve::P384 => &[Algorithm::Es384],
+                _ => return fail("its curve is not P-256 or P-384"),
+            },
+            AlgorithmParameters::OctetKeyPair(key) => match key.curve {
+                EllipticCurve::Ed25519 => &[Algorithm::EdDsa],
+                _ => return fail("its curve is not Ed25519"),
+            },
+            AlgorithmParameters::OctetKey(key) => {
+                let Some(algorithm) = named else { return fail("a shared secret must name its \"alg\"") };
+                return Self::hmac(kid, Secret::new(bytes(&key.value)?).expose(), algorithm);
+            }
+            _ => return fail("its \"kty\" is not RSA, EC, OKP or oct"),
+        };
+        let algorithms: Vec<_> = candidates.iter().copied().filter(|a| named.is_none_or(|named| named == *a)).collect();
+        if algorithms.is_empty() {
+            return fail("its \"alg\" does not go with its \"kty\" and \"crv\"");
+        }
+        let prepared =
+            algorithms.into_iter().map(|a| Ok((a, prepare(&jwk.algorithm, a)?))).collect::<Result<_, KeyError>>()?;
+        Ok(Self { kid: kid.map(Into::into), material: Material::Public(prepared) })
+    }
+
+    fn verifier(&self, algorithm: Algorithm) -> Option<Verifier<'_>> {
+        match &self.material {
+            Material::Public(forms) => {
+                forms.iter().find(|(a, _)| *a == algorithm).map(|(_, key)| Verifier::Public(key))
+            }
+            Material::Shared(a, key) => (*a == algorithm).then_some(Verifier::Shared(key)),
+        }
+    }
+
+    /// Whether a token could not tell the two apart.
+    fn clashes(&self, other: &Self) -> bool {
+        self.kid.is_some()
+            && self.kid == other.kid
+            && Algorithm::ALL.iter().any(|a| self.verifier(*a).is_some() && other.verifier(*a).is_some())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let algorithms: Vec<_> = Algorithm::ALL.into_iter().filter(|a| self.verifier(*a).is_some()).collect();
+        f.debug_struct("Key").field("kid", &self.kid).field("algorithms", &algorithms).finish_non_exhaustive()
+    }
+}
+
+fn bytes(text: &str) -> Result<Vec<u8>, KeyError> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError("a member of it is not base64url without padding".into()))
+}
+
+fn prepare(key: &AlgorithmParameters, algorithm: Algorithm) -> Result<ParsedPublicKey, KeyError> {
+    match key {
+        AlgorithmParameters::RSA(rsa) => {
+            let (n, e) = (bytes(&rsa.n)?, bytes(&rsa.e)?);
+            if n.first() == Some(&0) || e.first() == Some(&0) {
+                return Err(KeyError("its \"n\" or \"e\" begins with a zero byte (RFC 7518 §2)".into()));
+            }
+            RsaPublicKeyComponents { n, e }
+                .to_parsed_public_key(rsa_parameters(algorithm))
+                .map_err(|_| KeyError("it is not an RSA key of 2048 to 8192 bits".into()))
+        }
+        AlgorithmParameters::EllipticCurve(ec) => {
+            let (x, y) = (bytes(&ec.x)?, bytes(&ec.y)?);
+            let (parameters, size): (&'static dyn signature::VerificationAlgorithm, _) = match algorithm {
+                Algorithm::Es384 => (&signature::ECDSA_P384_SHA384_FIXED, 48),
+                _ => (&signature::ECDSA_P256_SHA256_FIXED, 32),
+            };
+            if x.len() != size || y.len() != size {
+                return Err(KeyError(format!("its \"x\" and \"y\" must have {size} bytes each")));
+            }
+            // SEC 1 §2.3.3: an uncompressed point.
+            ParsedPublicKey::new(parameters, [&[4][..], &x, &y].concat())
+                .map_err(|_| KeyError("its point is not on its curve".into()))
+        }
+        AlgorithmParameters::OctetKeyPair(okp) => ParsedPublicKey::new(&signature::ED25519, bytes(&okp.x)?)
+            .map_err(|_| KeyError("it is not an Ed25519 key".into())),
+        _ => Err(KeyError("it is not a public key".into())),
+    }
+}
+
+/// The parameters that refuse moduli below 2048 bits.
+pub(super) fn rsa_parameters(algorithm: Algorithm) -> &'static RsaParameters {
+    match algorithm {
+        Algorithm::Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,
+        Algorithm::Rs512 => &signature::RSA_PKCS1_2048_8192_SHA512,
+        Algorithm::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
+        Algorithm::Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
+        Algorithm::Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
+        _ => &signature::RSA_PKCS1_2048_8192_SHA256,
     }
 }

@@ -1,10 +1,50 @@
 //! Access tokens: verifying them, the keys for it, signing them, remembering those that were verified.
 
+pub mod cache;
+mod json;
 pub mod keys;
 pub mod provider;
 pub mod sign;
+pub mod verify;
 
 use std::{fmt, str::FromStr};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    clock::Timestamp,
+    types::{IssuerUrl, Scopes},
+};
+
+/// Who a verified token speaks for, and until when.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Index of the provider it came from.
+    pub provider: usize,
+    /// The provider's `iss`.
+    pub issuer: IssuerUrl,
+    /// When it ceases to be valid, leeway included.
+    pub expires_at: Timestamp,
+    /// Whom it is meant for.
+    pub audiences: Vec<Box<str>>,
+    /// What it allows.
+    pub scopes: Scopes,
+    /// All of its claims. The registered ones have their right types.
+    pub claims: Map<String, Value>,
+}
+
+impl Identity {
+    /// A claim that is a string.
+    pub fn text(&self, claim: &str) -> Option<&str> {
+        self.claims.get(claim).and_then(Value::as_str)
+    }
+
+    /// The value at a path of object members; `None` where there is none.
+    pub fn claim(&self, path: &[Box<str>]) -> Option<&Value> {
+        let (first, rest) = path.split_first()?;
+        rest.iter().try_fold(self.claims.get(&**first)?, |value, name| value.get(&**name))
+    }
+}
 
 /// A signature algorithm (RFC 7518 §3.1, RFC 8037). `none` is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,40 +1,198 @@
 //! Signing access tokens with a key pair prepared once.
 
+use aws_lc_rs::{
+    digest,
+    encoding::AsDer,
+    hmac,
+    rand::{self, SystemRandom},
+    rsa,
+    signature::{
+        self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, ParsedPublicKey, RsaKeyPair, RsaPublicKeyComponents,
+    },
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::json;
+
 use super::{
     Algorithm,
-    keys::{KeyError, KeySet},
+    keys::{Key, KeyError, KeySet, rsa_parameters},
 };
 use crate::types::Secret;
 
-/// A key that signs.
-pub struct Signer {}
+/// A key that signs. The private key is wiped when it is dropped (aws-lc does so for its own memory).
+pub struct Signer {
+    algorithm: Algorithm,
+    kid: Box<str>,
+    pair: Pair,
+}
+
+enum Pair {
+    Ec(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
+    Rsa(Box<RsaKeyPair>),
+    Shared(hmac::Key, Secret),
+}
+
+/// The algorithms that [`Signer`] signs with.
+pub const SIGNING_ALGORITHMS: [Algorithm; 4] = [Algorithm::Es256, Algorithm::Rs256, Algorithm::EdDsa, Algorithm::Hs256];
 
 impl Signer {
-    /// Makes a new private key for `algorithm`, in the form [`Signer::new`] reads (PKCS#8 DER; for HS*, raw bytes).
-    pub fn generate(_algorithm: Algorithm) -> Secret {
-        unimplemented!()
+    /// Makes a new private key for `algorithm`, in the form [`Signer::new`] reads: PKCS#8 DER, or 32 bytes for HS256.
+    ///
+    /// # Errors
+    /// When `algorithm` is not one of [`SIGNING_ALGORITHMS`], or the system has no random numbers to give.
+    pub fn generate(algorithm: Algorithm) -> Result<Secret, KeyError> {
+        let failed = |_| KeyError(format!("no {algorithm} key could be made"));
+        Ok(Secret::new(match algorithm {
+            Algorithm::Es256 => {
+                let rng = SystemRandom::new();
+                EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng)
+                    .map_err(failed)?
+                    .as_ref()
+                    .to_vec()
+            }
+            Algorithm::EdDsa => Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(failed)?.as_ref().to_vec(),
+            Algorithm::Rs256 => {
+                let pair = RsaKeyPair::generate(rsa::KeySize::Rsa2048).map_err(failed)?;
+                pair.as_der().map_err(failed)?.as_ref().to_vec()
+            }
+            Algorithm::Hs256 => {
+                let mut secret = vec![0; 32];
+                rand::fill(&mut secret).map_err(failed)?;
+                secret
+            }
+            other => return Err(not_for_signing(other)),
+        }))
     }
 
     /// Prepares a private key.
     ///
     /// # Errors
-    /// When the bytes are no key for `algorithm`.
-    pub fn new(_algorithm: Algorithm, _private_key: &Secret) -> Result<Self, KeyError> {
-        unimplemented!()
+    /// When the bytes are no key for `algorithm`, or `algorithm` is not one of [`SIGNING_ALGORITHMS`].
+    pub fn new(algorithm: Algorithm, private_key: &Secret) -> Result<Self, KeyError> {
+        let key = private_key.expose();
+        let rejected = |_| KeyError(format!("it is not a private key for {algorithm} in PKCS#8 form"));
+        let pair = match algorithm {
+            Algorithm::Es256 => {
+                Pair::Ec(EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, key).map_err(rejected)?)
+            }
+            Algorithm::EdDsa => Pair::Ed(Ed25519KeyPair::from_pkcs8(key).map_err(rejected)?),
+            Algorithm::Rs256 => Pair::Rsa(Box::new(RsaKeyPair::from_pkcs8(key).map_err(rejected)?)),
+            Algorithm::Hs256 => {
+                Key::hmac(None, key, algorithm)?;
+                Pair::Shared(hmac::Key::new(hmac::HMAC_SHA256, key), private_key.clone())
+            }
+            other => return Err(not_for_signing(other)),
+        };
+        Ok(Self { algorithm, kid: thumbprint(&pair).into(), pair })
     }
 
     /// Signs `claims` as a JWT whose header carries `typ`, our `alg` and `kid`.
-    pub fn sign(&self, _typ: &str, _claims: &impl serde::Serialize) -> String {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// When the claims are no JSON object, or the primitive fails; neither happens with a key that [`Signer::new`] took.
+    pub fn sign(&self, typ: &str, claims: &impl serde::Serialize) -> Result<String, KeyError> {
+        let header = json!({ "alg": self.algorithm.name(), "typ": typ, "kid": self.kid });
+        let claims = serde_json::to_vec(claims).map_err(|e| KeyError(format!("claims that are no JSON: {e}")))?;
+        let mut token = String::with_capacity(claims.len() * 4 / 3 + 512);
+        URL_SAFE_NO_PAD.encode_string(header.to_string(), &mut token);
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(claims, &mut token);
+        let signature = self.signature(token.as_bytes())?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        Ok(token)
+    }
+
+    fn signature(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        let failed = |_| KeyError(format!("signing with {} failed", self.algorithm));
+        Ok(match &self.pair {
+            Pair::Ec(pair) => pair.sign(&SystemRandom::new(), message).map_err(failed)?.as_ref().to_vec(),
+            Pair::Ed(pair) => pair.sign(message).as_ref().to_vec(),
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&signature::RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
+                    .map_err(failed)?;
+                signature
+            }
+            Pair::Shared(key, _) => hmac::sign(key, message).as_ref().to_vec(),
+        })
     }
 
     /// The JWK Set to publish (RFC 7517); empty for a symmetric key, which is never published.
     pub fn public_jwks(&self) -> serde_json::Value {
-        unimplemented!()
+        let Some(mut jwk) = public_members(&self.pair) else { return json!({ "keys": [] }) };
+        if let Some(members) = jwk.as_object_mut() {
+            members.insert("kid".into(), json!(self.kid));
+            members.insert("alg".into(), json!(self.algorithm.name()));
+            members.insert("use".into(), json!("sig"));
+        }
+        json!({ "keys": [jwk] })
     }
 
     /// The keys that verify what we sign.
-    pub fn key_set(&self) -> KeySet {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// None that a key which [`Signer::new`] took could cause.
+    pub fn key_set(&self) -> Result<KeySet, KeyError> {
+        let rejected = |_| KeyError("a public key does not fit its private one".into());
+        let parsed = match &self.pair {
+            Pair::Ec(pair) => {
+                ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, pair.public_key()).map_err(rejected)?
+            }
+            Pair::Ed(pair) => ParsedPublicKey::new(&signature::ED25519, pair.public_key()).map_err(rejected)?,
+            Pair::Rsa(pair) => {
+                let (n, e) = rsa_components(pair);
+                RsaPublicKeyComponents { n, e }
+                    .to_parsed_public_key(rsa_parameters(self.algorithm))
+                    .map_err(rejected)?
+            }
+            Pair::Shared(_, secret) => {
+                return Key::hmac(Some(&self.kid), secret.expose(), self.algorithm).map(KeySet::single);
+            }
+        };
+        Ok(KeySet::single(Key::public(Some(&self.kid), self.algorithm, parsed)))
+    }
+}
+
+fn not_for_signing(algorithm: Algorithm) -> KeyError {
+    let names: Vec<_> = SIGNING_ALGORITHMS.iter().map(|a| a.name()).collect();
+    KeyError(format!("Sidegate does not sign with {algorithm}; it does with {}", names.join(", ")))
+}
+
+/// The required public members of a JWK (RFC 7518 §6, RFC 8037 §2); `None` for a shared secret.
+fn public_members(pair: &Pair) -> Option<serde_json::Value> {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    match pair {
+        Pair::Ec(pair) => {
+            // An uncompressed point: 4, x, y.
+            let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+            Some(json!({ "kty": "EC", "crv": "P-256", "x": encode(x), "y": encode(y) }))
+        }
+        Pair::Ed(pair) => Some(json!({ "kty": "OKP", "crv": "Ed25519", "x": encode(pair.public_key().as_ref()) })),
+        Pair::Rsa(pair) => {
+            let (n, e) = rsa_components(pair);
+            Some(json!({ "kty": "RSA", "n": encode(&n), "e": encode(&e) }))
+        }
+        Pair::Shared(..) => None,
+    }
+}
+
+fn rsa_components(pair: &RsaKeyPair) -> (Vec<u8>, Vec<u8>) {
+    let key = pair.public_key();
+    (
+        key.modulus().big_endian_without_leading_zero().to_vec(),
+        key.exponent().big_endian_without_leading_zero().to_vec(),
+    )
+}
+
+/// The name of a key: its JWK thumbprint (RFC 7638), so that it is the same after a restart and nobody has to invent it.
+/// A shared secret is named by a MAC under itself, which tells nothing about it.
+fn thumbprint(pair: &Pair) -> String {
+    match (pair, public_members(pair)) {
+        // serde_json's maps are ordered by name and print without white space: the canonical form of RFC 7638 §3.3.
+        (_, Some(members)) => URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, members.to_string().as_bytes())),
+        (Pair::Shared(key, _), None) => URL_SAFE_NO_PAD.encode(hmac::sign(key, b"sidegate key id").as_ref()),
+        (Pair::Ec(_) | Pair::Ed(_) | Pair::Rsa(_), None) => String::new(),
     }
 }

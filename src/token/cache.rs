@@ -1,0 +1,60 @@
+//! Remembering tokens that were verified: one cache for each worker, without a lock.
+//!
+//! It holds who a token speaks for, never what was decided about it: a hit is still asked for its expiry and its
+//! revocation, and the route decides anew. Only verified tokens enter, so a flood of bad ones displaces nothing.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use quick_cache::{Weighter, unsync};
+
+use super::Identity;
+
+/// Verified tokens by their whole text, bounded by bytes.
+pub struct TokenCache {
+    entries: Option<RefCell<unsync::Cache<Box<str>, Rc<Verified>, Bytes>>>,
+}
+
+/// A token whose signature and claims were found right.
+pub struct Verified {
+    /// Whom it speaks for.
+    pub identity: Identity,
+    /// The revocation table's generation when it was last found not to be revoked.
+    pub seen_generation: Cell<u64>,
+}
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Box<str>, Rc<Verified>> for Bytes {
+    fn weight(&self, token: &Box<str>, _: &Rc<Verified>) -> u64 {
+        // The claims are about as long decoded as the token is, and four times that as a tree of values.
+        token.len() as u64 * 5
+    }
+}
+
+/// What a token with an identity of common size weighs, to size the table by.
+const USUAL_WEIGHT: usize = 4096;
+
+impl TokenCache {
+    /// A cache of about `bytes` of memory; with 0 it remembers nothing.
+    pub fn new(bytes: usize) -> Self {
+        let entries = (bytes > 0)
+            .then(|| RefCell::new(unsync::Cache::with_weighter(bytes.div_ceil(USUAL_WEIGHT), bytes as u64, Bytes)));
+        Self { entries }
+    }
+
+    /// The identity that `token` was found to have.
+    pub fn get(&self, token: &str) -> Option<Rc<Verified>> {
+        self.entries.as_ref()?.borrow().get(token).cloned()
+    }
+
+    /// Remembers a verified token.
+    pub fn insert(&self, token: &str, verified: Rc<Verified>) {
+        if let Some(entries) = &self.entries {
+            entries.borrow_mut().insert(token.into(), verified);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Verifying an access token: a list of named checks, in an order in which no step trusts what a later one has to prove.
+//!
+//! Nothing here waits, locks, or reads anything but the token, the keys in memory, and the clock.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+
+use super::{
+    Algorithm, Identity,
+    json::object,
+    keys::{KeySet, NoKey, Verifier as KeyVerifier},
+    provider::{self, Profile},
+};
+use crate::{clock::Timestamp, types::Scopes};
+
+/// Why a token was refused. The name is for the log and the metric; the client is told less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    TooLarge,
+    /// Five parts: a JWE (RFC 7516), which is not even read.
+    Encrypted,
+    Malformed,
+    UnsupportedAlgorithm,
+    UnknownCritical,
+    KeyInHeader,
+    WrongType,
+    UnknownIssuer,
+    AlgorithmNotAllowed,
+    UnknownKey,
+    AmbiguousKey,
+    WrongKeyAlgorithm,
+    BadSignature,
+    Expired,
+    NotYetValid,
+    IssuedInFuture,
+    WrongAudience,
+    MissingClaim,
+    MalformedClaim,
+    /// Found by who asks the revocation table.
+    Revoked,
+}
+
+impl Refused {
+    /// The name in metrics and logs.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::TooLarge => "token_too_large",
+            Self::Encrypted => "token_encrypted",
+            Self::Malformed => "token_malformed",
+            Self::UnsupportedAlgorithm => "algorithm_unsupported",
+            Self::UnknownCritical => "critical_unknown",
+            Self::KeyInHeader => "key_in_header",
+            Self::WrongType => "type_wrong",
+            Self::UnknownIssuer => "issuer_unknown",
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::UnknownKey => "key_unknown",
+            Self::AmbiguousKey => "key_ambiguous",
+            Self::WrongKeyAlgorithm => "key_wrong_algorithm",
+            Self::BadSignature => "signature_bad",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::IssuedInFuture => "issued_in_future",
+            Self::WrongAudience => "audience_wrong",
+            Self::MissingClaim => "claim_missing",
+            Self::MalformedClaim => "claim_malformed",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// The providers, each with its keys, ready to verify.
+#[derive(Debug)]
+pub struct Verifier {
+    providers: Vec<Provider>,
+    max_bytes: usize,
+}
+
+/// A provider with its keys.
+#[derive(Debug)]
+pub struct Provider {
+    /// What it was configured with.
+    pub config: provider::Config,
+    /// Its keys.
+    pub keys: KeySet,
+}
+
+/// The latest NumericDate taken for a date: the end of the year 9999.
+const LATEST_DATE: f64 = 253_402_300_799.0;
+
+/// The longest `kid` that is looked for.
+const MAX_KID_BYTES: usize = 256;
+
+impl Verifier {
+    /// Takes the providers in the order in which routes refer to them. `max_bytes` bounds a token.
+    pub fn new(providers: Vec<Provider>, max_bytes: usize) -> Self {
+        Self { providers, max_bytes }
+    }
+
+    /// Verifies `token` at the time `now`, but for its revocation, which can change at any moment and is asked each time.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Identity, Refused> {
+        let parts = self.split(token)?;
+        let header = Header::read(parts.header)?;
+        self.check_algorithm_is_known(header.algorithm)?;
+        let claims = object(&decode(parts.payload)?).ok_or(Refused::Malformed)?;
+        let (index, provider) = self.find_provider(&claims)?;
+        check_algorithm(provider, header.algorithm)?;
+        check_type(provider, header.typ.as_deref())?;
+        let key = find_key(provider, &header)?;
+        check_signature(key, parts)?;
+        let expires_at = check_times(provider, &claims, now)?;
+        let audiences = check_audience(provider, &claims)?;
+        check_profile(provider, &claims)?;
+        Ok(Identity {
+            provider: index,
+            issuer: provider.config.issuer.clone(),
+            expires_at,
+            audiences,
+            scopes: read_scopes(&claims)?,
+            claims,
+        })
+    }
+
+    fn split<'a>(&self, token: &'a str) -> Result<Parts<'a>, Refused> {
+        if token.len() > self.max_bytes {
+            return Err(Refused::TooLarge);
+        }
+        let mut parts = token.split('.');
+        match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(header), Some(payload), Some(signature), None, None, None) => {
+                let signed = &token[..header.len() + 1 + payload.len()];
+                Ok(Parts { header, payload, signature, signed })
+            }
+            (Some(_), Some(_), Some(_), Some(_), Some(_), None) => Err(Refused::Encrypted),
+            _ => Err(Refused::Malformed),
+        }
+    }
+
+    fn check_algorithm_is_known(&self, algorithm: Algorithm) -> Result<(), Refused> {
+        let known = self.providers.iter().any(|p| p.config.algorithms.contains(&algorithm));
+        known.then_some(()).ok_or(Refused::AlgorithmNotAllowed)
+    }
+
+    fn find_provider(&self, claims: &Map<String, Value>) -> Result<(usize, &Provider), Refused> {
+        let issuer = required_text(claims, "iss")?;
+        let found = self.providers.iter().enumerate().find(|(_, p)| p.config.issuer.as_str() == issuer);
+        found.ok_or(Refused::UnknownIssuer)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    header: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+    signed: &'a str,
+}
+
+/// The JOSE header (RFC 7515 §4).
+struct Header {
+    algorithm: Algorithm,
+    typ: Option<String>,
+    kid: Option<String>,
+}
+
+impl Header {
+    fn read(encoded: &str) -> Result<Self, Refused> {
+        let mut members = object(&decode(encoded)?).ok_or(Refused::Malformed)?;
+        let mut text = |name: &str| match members.remove(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                Err(Refused::Malformed)
+            }
+        };
+        let (algorithm, typ, kid) = (text("alg")?.ok_or(Refused::Malformed)?, text("typ")?, text("kid")?);
+        // `none` and its spellings end here like any other name that is not in the list.
+        let algorithm = algorithm.parse().map_err(|()| Refused::UnsupportedAlgorithm)?;
+        // RFC 7515 §4.1.11: what is marked critical and not understood must be refused, and no extension is understood.
+        // That goes for `b64` (RFC 7797) also where it is not marked.
+        if members.contains_key("crit") || members.contains_key("b64") {
+            return Err(Refused::UnknownCritical);
+        }
+        // A key that came with the token proves nothing. It would not be used; a token that carries one is not ours.
+        if ["jwk", "jku", "x5u", "x5c"].iter().any(|name| members.contains_key(*name)) {
+            return Err(Refused::KeyInHeader);
+        }
+        if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
+            return Err(Refused::UnknownKey);
+        }
+        Ok(Self { algorithm, typ, kid })
+    }
+}
+
+/// Strict base64url: no padding, no white space, no bits left over (RFC 7515 §2).
+fn decode(text: &str) -> Result<Vec<u8>, Refused> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| Refused::Malformed)
+}
+
+fn check_algorithm(provider: &Provider, algorithm: Algorithm) -> Result<(), Refused> {
+    provider.config.algorithms.contains(&algorithm).then_some(()).ok_or(Refused::AlgorithmNotAllowed)
+}
+
+fn check_type(provider: &Provider, typ: Option<&str>) -> Result<(), Refused> {
+    // RFC 7515 §4.1.9: a media type, in any case, whose "application/" may be left out.
+    let typ = typ.map(|typ| {
+        let lower = typ.to_ascii_lowercase();
+        lower.strip_prefix("application/").map_or(lower.clone(), str::to_owned)
+    });
+    let right = match provider.config.profile {
+        Profile::Rfc9068 => typ.as_deref() == Some("at+jwt"),
+        Profile::Custom => matches!(typ.as_deref(), None | Some("jwt" | "at+jwt")),
+    };
+    right.then_some(()).ok_or(Refused::WrongType)
+}
+
+fn find_key<'a>(provider: &'a Provider, header: &Header) -> Result<KeyVerifier<'a>, Refused> {
+    provider.keys.select(header.kid.as_deref(), header.algorithm).map_err(|why| match why {
+        NoKey::Unknown => Refused::UnknownKey,
+        NoKey::WrongAlgorithm => Refused::WrongKeyAlgorithm,
+        NoKey::Ambiguous => Refused::AmbiguousKey,
+    })
+}
+
+fn check_signature(key: KeyVerifier<'_>, parts: Parts<'_>) -> Result<(), Refused> {
+    let signature = decode(parts.signature)?;
+    key.verify(parts.signed.as_bytes(), &signature).then_some(()).ok_or(Refused::BadSignature)
+}
+
+/// RFC 7519 §4.1.4-4.1.6, each within the provider's leeway. The end of the token's life is the answer.
+fn check_times(provider: &Provider, claims: &Map<String, Value>, now: Timestamp) -> Result<Timestamp, Refused> {
+    let leeway = provider.config.leeway;
+    let expires_at = read_date(claims, "exp")?.ok_or(Refused::MissingClaim)? + leeway;
+    if now >= expires_at {
+        return Err(Refused::Expired);
+    }
+    if read_date(claims, "nbf")?.is_some_and(|from| from > now + leeway) {
+        return Err(Refused::NotYetValid);
+    }
+    if read_date(claims, "iat")?.is_some_and(|at| at > now + leeway) {
+        return Err(Refused::IssuedInFuture);
+    }
+    Ok(expires_at)
+}
+
+/// A NumericDate: seconds, perhaps with a fraction, between 1970 and 9999 (RFC 7519 §2).
+fn read_date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, Refused> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let Value::Number(number) = value else { return Err(Refused::MalformedClaim) };
+    match (number.as_u64(), number.as_f64()) {
+        (Some(seconds), Some(float)) if float <= LATEST_DATE => Ok(Some(Timestamp::from_secs(seconds))),
+        // In range, so that the cast cannot wrap.
+        (None, Some(seconds)) if (0.0..=LATEST_DATE).contains(&seconds) => {
+            Ok(Some(Timestamp((seconds * 1000.0) as u64)))
+        }
+        _ => Err(Refused::MalformedClaim),
+    }
+}
+
+/// RFC 7519 §4.1.3: a string, or a list of strings, one of which must be ours.
+fn check_audience(provider: &Provider, claims: &Map<String, Value>) -> Result<Vec<Box<str>>, Refused> {
+    let audiences = match claims.get("aud") {
+        None => return Err(Refused::MissingClaim),
+        Some(value) => texts(value)?,
+    };
+    let ours = audiences.iter().any(|aud| provider.config.audiences.iter().any(|ours| ours.as_str() == &**aud));
+    ours.then_some(audiences).ok_or(Refused::WrongAudience)
+}
+
+/// The types of what else we read; and, for RFC 9068 §2.2, that it is there.
+fn check_profile(provider: &Provider, claims: &Map<String, Value>) -> Result<(), Refused> {
+    for name in ["sub", "client_id", "jti", "sid"] {
+        let required = match provider.config.profile {
+            Profile::Rfc9068 => name != "sid",
+            Profile::Custom => false,
+        };
+        if required || claims.contains_key(name) {
+            required_text(claims, name)?;
+        }
+    }
+    match provider.config.profile {
+        Profile::Rfc9068 if !claims.contains_key("iat") => Err(Refused::MissingClaim),
+        Profile::Rfc9068 | Profile::Custom => Ok(()),
+    }
+}
+
+fn required_text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refused> {
+    match claims.get(name) {
+        None => Err(Refused::MissingClaim),
+        Some(Value::String(text)) if !text.is_empty() => Ok(text),
+        Some(_) => Err(Refused::MalformedClaim),
+    }
+}
+
+/// RFC 9068 §2.2.3 has `scope` as one string; `scp` is what some issuers write, and some of either write a list.
+fn read_scopes(claims: &Map<String, Value>) -> Result<Scopes, Refused> {
+    match claims.get("scope").or_else(|| claims.get("scp")) {
+        None => Ok(Scopes::default()),
+        Some(Value::String(text)) => Scopes::parse(text).ok_or(Refused::MalformedClaim),
+        Some(list @ Value::Array(members)) if !members.is_empty() => {
+            let texts = texts(list)?;
+            let all_scopes = texts.iter().all(|text| crate::types::is_scope_token(text));
+            all_scopes.then(|| Scopes::from_values(texts.iter().map(|t| &**t))).ok_or(Refused::MalformedClaim)
+        }
+        Some(Value::Array(_)) => Ok(Scopes::default()),
+        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => Err(Refused::MalformedClaim),
+    }
+}
+
+/// A string, or a list of strings that is not empty.
+fn texts(value: &Value) -> Result<Vec<Box<str>>, Refused> {
+    let text = |value: &Value| value.as_str().map(Into::into).ok_or(Refused::MalformedClaim);
+    match value {
+        Value::String(_) => Ok(vec![text(value)?]),
+        Value::Array(members) if !members.is_empty() => members.iter().map(text).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            Err(Refused::MalformedClaim)
+        }
+    }
+}
