@@ -32,3 +32,30 @@ pub enum Requests {
     /// Every one.
     All,
 }
+
+/// Starts logging for the whole process. Lines go to standard error through a thread of their own; where that falls
+/// behind, lines are dropped rather than requests held up. The guard writes out what is left when it is dropped.
+pub fn start(config: &Config) -> tracing_appender::non_blocking::WorkerGuard {
+    use std::io::IsTerminal as _;
+    use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let level = config.level.to_string().to_lowercase();
+    // Libraries speak only of what is wrong, unless RUST_LOG asks them.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,sidegate={level}")));
+    let terminal = std::io::stderr().is_terminal();
+    let text = match config.format {
+        Format::Text => true,
+        Format::Json => false,
+        Format::Auto => terminal,
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    // A second start in one process (tests) keeps the first's subscriber.
+    let started = if text {
+        registry.with(fmt::layer().with_writer(writer).with_ansi(terminal).with_target(false)).try_init()
+    } else {
+        registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)).try_init()
+    };
+    drop(started);
+    guard
+}

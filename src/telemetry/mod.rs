@@ -1,25 +1,231 @@
 //! What operators see: metrics as verbs called where the decision is made, and logs.
 
 pub mod log;
+mod process;
+mod request;
 
 use std::sync::Arc;
 
+use prometheus::{
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
+};
+
+pub use request::{Decision, Outcome, Recorder};
+
 /// The metrics of this process. Cheap to clone.
-#[derive(Clone)]
-pub struct Metrics(Arc<()>);
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Series>);
+
+#[derive(Debug)]
+struct Series {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    upstream_seconds: HistogramVec,
+    decision_seconds: Histogram,
+    in_flight: IntGauge,
+    rejected_tokens: IntCounterVec,
+    cache_lookups: IntCounterVec,
+    connections: IntGaugeVec,
+    connections_accepted: IntCounterVec,
+    connections_closed: IntCounterVec,
+    revocation_entries: IntGaugeVec,
+    revocations: IntCounterVec,
+    grants: IntCounterVec,
+    refreshes: IntCounterVec,
+    ready: Gauge,
+}
+
+/// For what a proxy does: 50 µs to 10 s.
+const REQUEST_BUCKETS: [f64; 17] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// For a decision alone: 1 µs to 10 ms.
+const DECISION_BUCKETS: [f64; 13] = [
+    0.000_001,
+    0.000_002_5,
+    0.000_005,
+    0.000_01,
+    0.000_025,
+    0.000_05,
+    0.000_1,
+    0.000_25,
+    0.000_5,
+    0.001,
+    0.002_5,
+    0.005,
+    0.01,
+];
 
 impl Metrics {
+    /// Registers every series.
+    ///
+    /// # Errors
+    /// When two series have one name, which is a mistake in this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let add = Add(&registry);
+        let build = add.gauges("sidegate_build_info", "Always 1; says which version runs.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(process::ProcessCollector::new()?))?;
+        let series = Series {
+            requests: add.counters(
+                "sidegate_requests_total",
+                "Requests answered, by route, method, status code, decision and its reason.",
+                &["route", "method", "code", "decision", "reason"],
+            )?,
+            request_seconds: add.histograms(
+                "sidegate_request_seconds",
+                "From a request's head to its response's head.",
+                &["route"],
+                &REQUEST_BUCKETS,
+            )?,
+            upstream_seconds: add.histograms(
+                "sidegate_upstream_seconds",
+                "From sending a request upstream to its response's head.",
+                &["upstream"],
+                &REQUEST_BUCKETS,
+            )?,
+            decision_seconds: add.keep(Histogram::with_opts(
+                HistogramOpts::new("sidegate_decision_seconds", "From a request's head to the decision about it.")
+                    .buckets(DECISION_BUCKETS.to_vec()),
+            )?)?,
+            in_flight: add
+                .keep(IntGauge::new("sidegate_requests_in_flight", "Requests without a response head yet.")?)?,
+            rejected_tokens: add.counters(
+                "sidegate_rejected_tokens_total",
+                "Access tokens refused, by reason.",
+                &["reason"],
+            )?,
+            cache_lookups: add.counters(
+                "sidegate_token_cache_lookups_total",
+                "Look-ups of access tokens among the verified ones, by result.",
+                &["result"],
+            )?,
+            connections: add.gauges("sidegate_connections", "Open client connections.", &["listener"])?,
+            connections_accepted: add.counters(
+                "sidegate_connections_accepted_total",
+                "Client connections accepted.",
+                &["listener"],
+            )?,
+            connections_closed: add.counters(
+                "sidegate_connections_closed_total",
+                "Client connections that Sidegate ended, by cause.",
+                &["cause"],
+            )?,
+            revocation_entries: add.gauges(
+                "sidegate_revocation_entries",
+                "Live entries of the access-token revocation table.",
+                &["kind"],
+            )?,
+            revocations: add.counters("sidegate_revocations_total", "Revocations made here, by cause.", &["cause"])?,
+            grants: add.counters(
+                "sidegate_issuer_grants_total",
+                "Token endpoint requests, by grant and result.",
+                &["grant", "result"],
+            )?,
+            refreshes: add.counters(
+                "sidegate_refresh_tokens_total",
+                "Refresh tokens presented, by outcome.",
+                &["outcome"],
+            )?,
+            ready: add.keep(Gauge::new("sidegate_ready", "1 while /readyz says yes.")?)?,
+            registry,
+        };
+        Ok(Self(Arc::new(series)))
+    }
+
+    /// The exposition for Prometheus, in its text format.
+    ///
+    /// # Errors
+    /// When a series cannot be encoded, which is a mistake in this file.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.0.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// Whether the process is ready has changed.
+    pub fn ready(&self, ready: bool) {
+        self.0.ready.set(f64::from(u8::from(ready)));
+    }
+
+    /// A client connection was accepted; the guard counts it as open until it is dropped.
+    pub fn connection(&self, listener: &str) -> OpenConnection {
+        self.0.connections_accepted.with_label_values(&[listener]).inc();
+        let open = self.0.connections.with_label_values(&[listener]);
+        open.inc();
+        OpenConnection(open)
+    }
+
+    /// Sidegate ended a client connection. `cause`: `handshake_timeout`, `handshake_failed`, `header_timeout`,
+    /// `body_timeout`, `write_timeout`, `keep_alive_timeout`, `drain_timeout`.
+    pub fn connection_closed(&self, cause: &'static str) {
+        self.0.connections_closed.with_label_values(&[cause]).inc();
+    }
+
     /// A token endpoint request has been answered. `grant` is a grant type or `unknown`; `result` is `ok` or the OAuth
     /// error code.
-    pub fn issuer_grant(&self, _grant: &'static str, _result: &'static str) {}
+    pub fn issuer_grant(&self, grant: &'static str, result: &'static str) {
+        self.0.grants.with_label_values(&[grant, result]).inc();
+    }
 
     /// How many live entries the access-token revocation table has, by kind (`session`, `token`).
-    pub fn revocation_entries(&self, _kind: &'static str, _entries: usize) {}
+    pub fn revocation_entries(&self, kind: &'static str, entries: usize) {
+        self.0.revocation_entries.with_label_values(&[kind]).set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
 
     /// A revocation was made. `cause`: `revoke_endpoint`, `reuse`, `rollback`, `user_gone`.
-    pub fn revocation_made(&self, _cause: &'static str) {}
+    pub fn revocation_made(&self, cause: &'static str) {
+        self.0.revocations.with_label_values(&[cause]).inc();
+    }
 
     /// A refresh token was presented; `outcome`: `rotated`, `replayed`, `reused`, `rolled_back`, `revoked`,
     /// `blacklisted` (refused without the store), `expired`, `unknown`, `forged`.
-    pub fn refresh(&self, _outcome: &'static str) {}
+    pub fn refresh(&self, outcome: &'static str) {
+        self.0.refreshes.with_label_values(&[outcome]).inc();
+    }
 }
+
+/// Counts a client connection as open.
+#[derive(Debug)]
+pub struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Makes series and registers them.
+struct Add<'a>(&'a Registry);
+
+impl Add<'_> {
+    fn keep<C: Collector + Clone + 'static>(&self, series: C) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(series.clone()))?;
+        Ok(series)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
+    }
+}
+
+/// A child counter for the hot path, so that no label is looked up there.
+type Held = IntCounter;

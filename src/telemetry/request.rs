@@ -1,0 +1,152 @@
+//! What is counted for each request. Every worker has a recorder of its own, which holds the child series it has met, so
+//! that no label is looked up on a request's way.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{Method, StatusCode};
+use prometheus::{Histogram, IntGauge};
+
+use super::{Held, Metrics};
+
+/// Whether a request was let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// It went to its upstream.
+    Allowed,
+    /// Sidegate refused it.
+    Denied,
+    /// Sidegate itself is who it was for (the issuer, a CORS preflight).
+    Answered,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Index of its route; `None` when it matched none.
+    pub route: Option<usize>,
+    /// Whether it was let through.
+    pub decision: Decision,
+    /// Why; one of a closed set.
+    pub reason: &'static str,
+    /// What the client was told.
+    pub status: StatusCode,
+}
+
+/// One worker's view of the metrics.
+pub struct Recorder {
+    metrics: Metrics,
+    /// Route names, and at the end the name of none.
+    routes: Vec<Arc<str>>,
+    request_seconds: Vec<Histogram>,
+    upstream_seconds: Vec<Histogram>,
+    decision_seconds: Histogram,
+    in_flight: IntGauge,
+    requests: RefCell<HashMap<RequestKey, Held>>,
+    cache_hit: Held,
+    cache_miss: Held,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct RequestKey {
+    route: usize,
+    method: &'static str,
+    status: StatusCode,
+    decision: Decision,
+    reason: &'static str,
+}
+
+impl Recorder {
+    /// Looks up once what each request will need. The lists are in the order of the indices that the verbs take.
+    pub fn new(metrics: Metrics, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
+        let routes: Vec<Arc<str>> = routes.iter().cloned().chain(["none".into()]).collect();
+        let series = &metrics.0;
+        Self {
+            request_seconds: routes.iter().map(|name| series.request_seconds.with_label_values(&[name])).collect(),
+            upstream_seconds: upstreams.iter().map(|name| series.upstream_seconds.with_label_values(&[name])).collect(),
+            decision_seconds: series.decision_seconds.clone(),
+            in_flight: series.in_flight.clone(),
+            requests: RefCell::default(),
+            cache_hit: series.cache_lookups.with_label_values(&["hit"]),
+            cache_miss: series.cache_lookups.with_label_values(&["miss"]),
+            routes,
+            metrics,
+        }
+    }
+
+    /// A request has come in; it is in flight until the guard is dropped.
+    pub fn request_started(&self) -> InFlight<'_> {
+        self.in_flight.inc();
+        InFlight(&self.in_flight)
+    }
+
+    /// A request has been answered.
+    pub fn request_ended(&self, method: &Method, outcome: Outcome, took: Duration) {
+        let route = outcome.route.unwrap_or(self.routes.len() - 1);
+        let Outcome { decision, reason, status, .. } = outcome;
+        let key = RequestKey { route, method: method_label(method), status, decision, reason };
+        self.request_seconds[route].observe(took.as_secs_f64());
+        let mut requests = self.requests.borrow_mut();
+        if let Some(counter) = requests.get(&key) {
+            return counter.inc();
+        }
+        let decision = match decision {
+            Decision::Allowed => "allowed",
+            Decision::Denied => "denied",
+            Decision::Answered => "answered",
+        };
+        let labels = [&*self.routes[route], key.method, status.as_str(), decision, reason];
+        let counter = self.metrics.0.requests.with_label_values(&labels);
+        counter.inc();
+        requests.insert(key, counter);
+    }
+
+    /// The decision about a request that came in at `started` has been made.
+    pub fn decided(&self, started: Instant, now: Instant) {
+        self.decision_seconds.observe((now - started).as_secs_f64());
+    }
+
+    /// An upstream has answered.
+    pub fn upstream_answered(&self, upstream: usize, took: Duration) {
+        self.upstream_seconds[upstream].observe(took.as_secs_f64());
+    }
+
+    /// An access token was, or was not, among the verified ones.
+    pub fn token_looked_up(&self, hit: bool) {
+        if hit { self.cache_hit.inc() } else { self.cache_miss.inc() }
+    }
+
+    /// An access token was refused.
+    pub fn token_rejected(&self, reason: &'static str) {
+        self.metrics.0.rejected_tokens.with_label_values(&[reason]).inc();
+    }
+}
+
+/// Counts a request as in flight.
+pub struct InFlight<'a>(&'a IntGauge);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The method as a label: a closed set, since clients make up what they like.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        Method::CONNECT => "CONNECT",
+        _ => "other",
+    }
+}
