@@ -1,1 +1,243 @@
+//! The embedded store: one file, one writer thread, and one commit for all that waited while the last one ran.
 
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use redb::{Database, Durability, ReadableDatabase as _};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    DataFolder, NewSession, Presented, Revocation, Rotation, RotationRules, Session, Swept, Unavailable,
+    tables::{CURRENT_FORMAT, FORMAT, Fault, META, Tables},
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    types::SessionId,
+};
+
+/// How many verbs may wait for the writer; further ones wait for a place.
+const QUEUE: usize = 1024;
+
+/// The most verbs in one commit, so that the first of them does not wait for an endless stream of others.
+const BATCH: usize = 256;
+
+/// What redb may keep in memory. The working set of a store is the sessions that refresh just now, not all of them.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// How a redb file begins.
+const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
+
+/// The store in a file of its own. Cheap to clone; the file is closed, and its folder given back, with the last handle.
+#[derive(Clone, Debug)]
+pub struct Embedded(Arc<Writer>);
+
+/// Why a store could not be opened. The file is left as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Something else lies where the store belongs.
+    #[error("{} is not a session store of sidegate; move it away, or name another folder", .0.display())]
+    Foreign(PathBuf),
+    /// A later release has written it.
+    #[error("{} has format {found}, which a newer sidegate has written; this one reads format {CURRENT_FORMAT}", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// It could not be read or made.
+    #[error("the session store {} cannot be opened: {cause}", path.display())]
+    Storage {
+        /// The file.
+        path: PathBuf,
+        /// What the database or the system said.
+        cause: Box<redb::Error>,
+    },
+}
+
+impl Embedded {
+    pub(super) fn open(folder: DataFolder, clock: Clock) -> Result<Self, OpenError> {
+        let path = folder.path().join("store.redb");
+        let database = open_or_create(&folder, &path)?;
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let thread = thread::Builder::new()
+            .name("sidegate-store".into())
+            .spawn(move || write(queue, database, &path, &clock, folder))
+            .expect("a process that cannot start one thread cannot serve either");
+        Ok(Self(Arc::new(Writer { jobs: Some(jobs), thread: Some(thread) })))
+    }
+
+    pub(super) async fn open_session(&self, new: NewSession) -> Result<Session, Unavailable> {
+        self.run(move |tables| tables.open_session(&new)).await
+    }
+
+    pub(super) async fn session(&self, id: SessionId) -> Result<Option<Session>, Unavailable> {
+        self.run(move |tables| tables.session(id)).await
+    }
+
+    pub(super) async fn rotate(&self, presented: Presented, rules: RotationRules) -> Result<Rotation, Unavailable> {
+        self.run(move |tables| tables.rotate(presented, &rules)).await
+    }
+
+    pub(super) async fn revoke_session(&self, id: SessionId) -> Result<Option<Revocation>, Unavailable> {
+        self.run(move |tables| tables.revoke_session(id)).await
+    }
+
+    pub(super) async fn revoke_token(&self, jti: Box<str>, until: Timestamp) -> Result<Revocation, Unavailable> {
+        self.run(move |tables| tables.revoke_token(jti, until)).await
+    }
+
+    pub(super) async fn live_revocations(&self) -> Result<Vec<Revocation>, Unavailable> {
+        self.run(|tables| tables.live_revocations()).await
+    }
+
+    pub(super) async fn sweep(&self, limit: usize) -> Result<Swept, Unavailable> {
+        self.run(move |tables| tables.sweep(limit)).await
+    }
+
+    /// Hands a verb to the writer, and answers when the transaction it went into is on disk.
+    async fn run<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |tables| {
+            let result = match verb(tables) {
+                Ok(value) => Ok(value),
+                Err(Fault::Row(unavailable)) => Err(unavailable),
+                Err(Fault::Storage(error)) => return Err(error),
+            };
+            // Whoever asked may have gone; the verb counts all the same.
+            Ok(Box::new(move |committed| drop(answer.send(committed.and(result)))))
+        });
+        let gone = || Unavailable("its writer has stopped".into());
+        self.0.jobs.as_ref().ok_or_else(gone)?.send(job).await.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(Unavailable("the transaction failed".into())))
+    }
+}
+
+/// A verb on its way to the writer. It gives back how to answer, once it is known whether the commit held.
+type Job = Box<dyn FnOnce(&mut Tables<'_>) -> Result<Answer, redb::Error> + Send>;
+type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
+
+#[derive(Debug)]
+struct Writer {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    /// Waits for what is queued to be on disk, so that a folder that was given back is at rest.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            tracing::error!("the session store's writer had panicked");
+        }
+    }
+}
+
+/// The writer's life. `_folder` is held to the end of it, past the database.
+fn write(mut queue: mpsc::Receiver<Job>, database: Database, path: &Path, clock: &Clock, _folder: DataFolder) {
+    let mut open = Some(database);
+    while let Some(first) = queue.blocking_recv() {
+        let mut jobs = Vec::from([first]);
+        while jobs.len() < BATCH {
+            let Ok(next) = queue.try_recv() else { break };
+            jobs.push(next);
+        }
+        // redb refuses everything after its first failed write, by design. A disk that was full may have room again, so
+        // the file is opened anew, which brings back the last commit that held.
+        let database = match open.take().map_or_else(|| Ok(reopen(path)?), Ok::<_, redb::Error>) {
+            Ok(database) => database,
+            Err(error) => {
+                tracing::error!(%error, "the session store cannot be opened again");
+                continue; // The jobs are dropped, and with them the answers: unavailable to all.
+            }
+        };
+        match commit(&database, jobs, clock.now()) {
+            Ok(()) => open = Some(database),
+            Err(error) => tracing::error!(%error, "the session store could not commit"),
+        }
+    }
+}
+
+/// Carries out `jobs` in one durable transaction. On an error all of them are dropped unanswered.
+fn commit(database: &Database, jobs: Vec<Job>, now: Timestamp) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    let mut tables = Tables::open(&transaction, now)?;
+    let answers = jobs.into_iter().map(|job| job(&mut tables)).collect::<Result<Vec<_>, _>>()?;
+    let changed = tables.changed();
+    drop(tables);
+    // Look-ups alone need no disk.
+    if changed {
+        transaction.commit()?
+    } else {
+        transaction.abort()?
+    }
+    answers.into_iter().for_each(|answer| answer(Ok(())));
+    Ok(())
+}
+
+fn open_or_create(folder: &DataFolder, path: &Path) -> Result<Database, OpenError> {
+    let storage = |cause: redb::Error| OpenError::Storage { path: path.into(), cause: Box::new(cause) };
+    match begins_like_redb(path) {
+        Ok(true) => {}
+        Ok(false) => return Err(OpenError::Foreign(path.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create(folder, path).map_err(storage)?;
+        }
+        Err(error) => return Err(storage(error.into())),
+    }
+    let database = reopen(path).map_err(|error| storage(error.into()))?;
+    match format_of(&database).map_err(storage)? {
+        Some(CURRENT_FORMAT) => Ok(database),
+        Some(found) => Err(OpenError::Newer { path: path.into(), found }),
+        None => Err(OpenError::Foreign(path.into())),
+    }
+}
+
+/// Makes the file under another name first: what has the store's name is whole, whenever the process ends.
+fn create(folder: &DataFolder, path: &Path) -> Result<(), redb::Error> {
+    let half = path.with_extension("redb.new");
+    folder.discard(&half)?;
+    drop(File::options().write(true).create_new(true).mode(0o600).open(&half)?);
+    let database = builder().create(&half)?;
+    let transaction = database.begin_write()?;
+    Tables::open(&transaction, Timestamp(0))?.initialise()?;
+    transaction.commit()?;
+    drop(database);
+    std::fs::rename(&half, path)?;
+    Ok(folder.sync()?)
+}
+
+fn reopen(path: &Path) -> Result<Database, redb::DatabaseError> {
+    builder().open(path)
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+fn begins_like_redb(path: &Path) -> io::Result<bool> {
+    let mut magic = Vec::with_capacity(MAGIC.len());
+    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut magic)?;
+    Ok(magic == MAGIC)
+}
+
+/// The format of a store; `None` when the database is somebody else's.
+fn format_of(database: &Database) -> Result<Option<u64>, redb::Error> {
+    match database.begin_read()?.open_table(META) {
+        Ok(meta) => Ok(meta.get(FORMAT)?.map(|format| format.value())),
+        Err(redb::TableError::Storage(error)) => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}

@@ -3,15 +3,118 @@
 mod embedded;
 mod lock;
 mod row;
+mod tables;
 
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     types::{ClientId, Scopes, SessionId, Subject},
 };
+
+pub use embedded::{Embedded, OpenError};
+pub use lock::{DataFolder, LockError};
+
+/// Where sessions and revocations are kept. Cheap to clone.
+///
+/// Every verb is one atomic step on the store's own clock, and what it answers is on disk before it answers. A verb whose
+/// caller went away is carried out all the same.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// A file that one process owns.
+    Embedded(Embedded),
+}
+
+impl Store {
+    /// Opens the store in `folder`, or makes it there. The folder is given back when the last handle is gone.
+    ///
+    /// # Errors
+    /// When the file is not ours, is of a newer format, or cannot be read: it is never replaced.
+    pub fn open_embedded(folder: DataFolder, clock: Clock) -> Result<Self, OpenError> {
+        Embedded::open(folder, clock).map(Self::Embedded)
+    }
+
+    /// Opens a session; its first refresh token is generation 0.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn open(&self, new: NewSession) -> Result<Session, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.open_session(new).await,
+        }
+    }
+
+    /// The session of that name, whether it has ended or not.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn session(&self, id: SessionId) -> Result<Option<Session>, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.session(id).await,
+        }
+    }
+
+    /// Presents a refresh token whose HMAC has been found right.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn rotate(&self, presented: Presented, rules: RotationRules) -> Result<Rotation, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.rotate(presented, rules).await,
+        }
+    }
+
+    /// Ends a session. One that has ended answers with the revocation that ended it; an unknown one with `None`.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn revoke_session(&self, id: SessionId) -> Result<Option<Revocation>, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.revoke_session(id).await,
+        }
+    }
+
+    /// Ends one access token, which nobody accepts after `until` anyway.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn revoke_token(&self, jti: &str, until: Timestamp) -> Result<Revocation, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.revoke_token(jti.into(), until).await,
+        }
+    }
+
+    /// Every revocation that still blocks something, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn live_revocations(&self) -> Result<Vec<Revocation>, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.live_revocations().await,
+        }
+    }
+
+    /// Forgets at most `limit` sessions and `limit` revocations that nothing depends on any more.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn sweep(&self, limit: usize) -> Result<Swept, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.sweep(limit).await,
+        }
+    }
+}
+
+/// What a sweep has forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many sessions.
+    pub sessions: usize,
+    /// How many revocations.
+    pub revocations: usize,
+}
 
 /// What opens a session: a grant that yields a refresh token.
 #[derive(Clone, Debug)]

@@ -1,1 +1,170 @@
+//! A session as it is kept, and the rotation table: pure, so that every backend decides alike.
 
+use serde::{Deserialize, Serialize};
+
+use super::{MAX_LEEWAY, NewSession, OnRollback, Revocation, Revoked, RotationRules, Session, Unavailable};
+use crate::{
+    clock::Timestamp,
+    types::{ClientId, Scopes, SessionId, Subject},
+};
+
+/// How many superseded generations are remembered: as many tabs as can sensibly race.
+const REMEMBERED: usize = 4;
+
+/// The version byte in front of every row. Another one is refused, never guessed at.
+const VERSION: u8 = 1;
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Row {
+    client: Box<str>,
+    subject: Box<str>,
+    scopes: Box<str>,
+    generation: u32,
+    /// When the last generations were superseded, newest first: `[0]` is generation − 1's.
+    superseded_at: Vec<Timestamp>,
+    idle_expiry: Timestamp,
+    absolute_expiry: Timestamp,
+    /// The latest expiry of any access token that went out with this session.
+    access_until: Timestamp,
+    revoked: Option<Ended>,
+}
+
+/// How far a revocation has to reach, as it stood when it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Ended {
+    until: Timestamp,
+    refresh_until: Timestamp,
+}
+
+/// What presenting a generation comes to, before it is told to the world.
+pub(super) enum Outcome {
+    Rotated,
+    Replayed,
+    Reused(Revocation),
+    RolledBack(Revocation),
+    Revoked { until: Timestamp },
+    Expired,
+}
+
+impl Row {
+    pub(super) fn open(new: &NewSession, now: Timestamp) -> Self {
+        let absolute_expiry = now + new.absolute_lifetime;
+        Self {
+            client: new.client.as_str().into(),
+            subject: new.subject.as_str().into(),
+            scopes: new.scopes.to_string().into(),
+            generation: 0,
+            superseded_at: Vec::new(),
+            idle_expiry: (now + new.idle_lifetime).min(absolute_expiry),
+            absolute_expiry,
+            access_until: now + new.access_lifetime,
+            revoked: None,
+        }
+    }
+
+    /// The rotation table of the design, row by row in its order. Changes the row only where the outcome says so.
+    pub(super) fn rotate(&mut self, id: SessionId, presented: u32, rules: &RotationRules, now: Timestamp) -> Outcome {
+        // Revoked comes first: a token that was revoked a moment ago must never fall into a grace.
+        if let Some(ended) = self.revoked {
+            return Outcome::Revoked { until: ended.refresh_until };
+        }
+        if now >= self.refresh_until() {
+            return Outcome::Expired;
+        }
+        if presented == self.generation {
+            return self.advance(presented, rules, now);
+        }
+        if presented < self.generation {
+            if !self.within_grace(presented, rules, now) {
+                return Outcome::Reused(self.revoke(id));
+            }
+            self.access_goes_out(rules, now);
+            return Outcome::Replayed;
+        }
+        match rules.on_rollback {
+            // The generations that were lost are forgotten: their moments are not known, so none of them has a grace.
+            OnRollback::RollForward => {
+                self.superseded_at.clear();
+                self.advance(presented, rules, now)
+            }
+            OnRollback::Relogin => Outcome::RolledBack(self.revoke(id)),
+        }
+    }
+
+    /// Ends the session; one that has ended answers how it did.
+    pub(super) fn revoke(&mut self, id: SessionId) -> Revocation {
+        let ended = *self.revoked.insert(self.revoked.unwrap_or(Ended {
+            until: self.access_until + MAX_LEEWAY,
+            refresh_until: self.idle_expiry.min(self.absolute_expiry),
+        }));
+        Revocation { what: Revoked::Session(id), until: ended.until, refresh_until: ended.refresh_until }
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.is_some()
+    }
+
+    /// From when on the row may be forgotten: none of its refresh tokens can be presented any more, and no access token
+    /// is left that ending the session would have to reach.
+    pub(super) fn expires(&self) -> Timestamp {
+        self.refresh_until().max(self.access_until + MAX_LEEWAY)
+    }
+
+    pub(super) fn session(&self, id: SessionId) -> Session {
+        Session {
+            id,
+            client: ClientId::new(&*self.client),
+            subject: Subject::new(&*self.subject),
+            scopes: Scopes::from_values(self.scopes.split(' ').filter(|scope| !scope.is_empty())),
+            generation: self.generation,
+        }
+    }
+
+    fn advance(&mut self, from: u32, rules: &RotationRules, now: Timestamp) -> Outcome {
+        // Four thousand million refreshes of one session do not happen; if they did, its last token would stay.
+        let to = if rules.rotate { from.saturating_add(1) } else { from };
+        if to > from {
+            self.superseded_at.insert(0, now);
+            self.superseded_at.truncate(REMEMBERED);
+        }
+        self.generation = to;
+        self.idle_expiry = now + rules.idle_lifetime;
+        self.access_goes_out(rules, now);
+        Outcome::Rotated
+    }
+
+    fn within_grace(&self, presented: u32, rules: &RotationRules, now: Timestamp) -> bool {
+        let age = (self.generation - presented - 1) as usize;
+        let Some(superseded_at) = self.superseded_at.get(age) else { return false };
+        let last = age == 0;
+        // A clock that was set back must not cost a user the session: no time has passed, but for the last one only.
+        let Some(elapsed) = now.since(*superseded_at).or(last.then_some(std::time::Duration::ZERO)) else {
+            return false;
+        };
+        // A window of zero is no window, not one of a millisecond.
+        let within = |window: std::time::Duration| !window.is_zero() && elapsed <= window;
+        within(rules.reuse_interval) || (last && rules.retry_window.is_none_or(within))
+    }
+
+    fn access_goes_out(&mut self, rules: &RotationRules, now: Timestamp) {
+        self.access_until = self.access_until.max(now + rules.access_lifetime);
+    }
+
+    fn refresh_until(&self) -> Timestamp {
+        self.idle_expiry.min(self.absolute_expiry)
+    }
+}
+
+/// Puts a value behind the version byte.
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_extend(value, vec![VERSION]).expect("our own types have a known length, and a Vec takes all of it")
+}
+
+/// Reads what [`encode`] wrote.
+pub(super) fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, Unavailable> {
+    match bytes {
+        [VERSION, row @ ..] => postcard::from_bytes(row).map_err(|_| Unavailable("a row of it is damaged".into())),
+        _ => Err(Unavailable("a row of it has another version".into())),
+    }
+}

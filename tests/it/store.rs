@@ -1,0 +1,509 @@
+//! The session store through its verbs, on a simulated clock: the rotation table row by row, and what must survive.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sidegate::{
+    clock::{Clock, Timestamp},
+    store::{
+        DataFolder, MAX_LEEWAY, NewSession, OnRollback, OpenError, Presented, Revocation, Revoked, Rotation,
+        RotationRules, Session, Store, Swept,
+    },
+    types::{ClientId, Scopes, SessionId, Subject},
+};
+use tempfile::TempDir;
+
+const START: u64 = 1_800_000_000_000;
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+struct Rig {
+    folder: TempDir,
+    hand: Arc<AtomicU64>,
+    store: Store,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (clock, hand) = Clock::simulated(Timestamp(START));
+        let store = open(folder.path(), clock);
+        Self { folder, hand, store }
+    }
+
+    fn pass(&self, by: Duration) {
+        self.hand.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    fn set_back(&self, by: Duration) {
+        self.hand.fetch_sub(by.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.hand.load(Ordering::SeqCst))
+    }
+
+    fn reopened(self) -> Self {
+        let Self { folder, hand, store } = self;
+        drop(store);
+        let store = open(folder.path(), Clock::Simulated(hand.clone()));
+        Self { folder, hand, store }
+    }
+
+    async fn session(&self) -> SessionId {
+        self.store.open(new_session()).await.unwrap().id
+    }
+
+    async fn rotate(&self, session: SessionId, generation: u32) -> Rotation {
+        self.rotate_by(session, generation, public()).await
+    }
+
+    async fn rotate_by(&self, session: SessionId, generation: u32, rules: RotationRules) -> Rotation {
+        self.store.rotate(Presented { session, generation }, rules).await.unwrap()
+    }
+}
+
+fn open(path: &Path, clock: Clock) -> Store {
+    Store::open_embedded(DataFolder::lock(path).unwrap(), clock).unwrap()
+}
+
+fn new_session() -> NewSession {
+    NewSession {
+        client: ClientId::new("app"),
+        subject: Subject::new("alice"),
+        scopes: Scopes::from_values(["read", "write"]),
+        idle_lifetime: 14 * DAY,
+        absolute_lifetime: 90 * DAY,
+        access_lifetime: 300 * SECOND,
+    }
+}
+
+fn public() -> RotationRules {
+    RotationRules {
+        rotate: true,
+        reuse_interval: 10 * SECOND,
+        retry_window: Some(60 * SECOND),
+        idle_lifetime: 14 * DAY,
+        access_lifetime: 300 * SECOND,
+        on_rollback: OnRollback::Relogin,
+    }
+}
+
+fn confidential() -> RotationRules {
+    RotationRules { retry_window: None, ..public() }
+}
+
+#[track_caller]
+fn assert_rotated(rotation: &Rotation, to: u32) {
+    assert!(matches!(rotation, Rotation::Rotated(Session { generation, .. }) if *generation == to), "{rotation:?}");
+}
+
+#[track_caller]
+fn assert_replayed(rotation: &Rotation, live: u32) {
+    assert!(matches!(rotation, Rotation::Replayed(Session { generation, .. }) if *generation == live), "{rotation:?}");
+}
+
+#[track_caller]
+fn assert_reused(rotation: &Rotation) {
+    assert!(matches!(rotation, Rotation::Reused(_)), "{rotation:?}");
+}
+
+#[tokio::test]
+async fn a_session_is_given_back_as_it_was_opened() {
+    let rig = Rig::new();
+    let opened = rig.store.open(new_session()).await.unwrap();
+    assert_eq!(
+        (&opened.client, &opened.subject, &opened.scopes, opened.generation),
+        (&ClientId::new("app"), &Subject::new("alice"), &Scopes::from_values(["read", "write"]), 0)
+    );
+    assert_eq!(rig.store.session(opened.id).await.unwrap(), Some(opened.clone()));
+    assert_eq!(rig.rotate(opened.id, 0).await, Rotation::Rotated(Session { generation: 1, ..opened }));
+    assert_eq!(rig.rotate(SessionId::generate(), 0).await, Rotation::Unknown);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_rotate_keeps_its_token_and_moves_its_idle_clock() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    let rules = RotationRules { rotate: false, ..confidential() };
+    for _ in 0..3 {
+        rig.pass(13 * DAY);
+        assert_rotated(&rig.rotate_by(id, 0, rules).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_response_is_answered_again_within_the_retry_window() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate(id, 0).await, 1);
+    rig.pass(60 * SECOND);
+    assert_replayed(&rig.rotate(id, 0).await, 1);
+    rig.pass(Duration::from_millis(1));
+    assert_reused(&rig.rotate(id, 0).await);
+}
+
+#[tokio::test]
+async fn a_client_that_authenticates_may_retry_until_the_session_is_idle() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate_by(id, 0, confidential()).await, 1);
+    rig.pass(13 * DAY);
+    assert_replayed(&rig.rotate_by(id, 0, confidential()).await, 1);
+    // The replay moved no clock: the session ends when it would have ended.
+    rig.pass(DAY);
+    assert_eq!(rig.rotate_by(id, 1, confidential()).await, Rotation::Expired);
+}
+
+#[tokio::test]
+async fn only_the_last_generation_has_the_retry_window() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate_by(id, 0, confidential()).await, 1);
+    assert_rotated(&rig.rotate_by(id, 1, confidential()).await, 2);
+    rig.pass(11 * SECOND);
+    assert_replayed(&rig.rotate_by(id, 1, confidential()).await, 2);
+    assert_reused(&rig.rotate_by(id, 0, confidential()).await);
+}
+
+#[tokio::test]
+async fn tabs_that_race_get_the_live_token_for_four_generations() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    for generation in 0..4 {
+        assert_rotated(&rig.rotate(id, generation).await, generation + 1);
+    }
+    rig.pass(10 * SECOND);
+    for old in 0..4 {
+        assert_replayed(&rig.rotate(id, old).await, 4);
+    }
+    assert_rotated(&rig.rotate(id, 4).await, 5);
+    // The fifth is no longer remembered, however lately it was superseded.
+    assert_reused(&rig.rotate(id, 0).await);
+}
+
+#[tokio::test]
+async fn the_reuse_interval_ends() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate(id, 0).await, 1);
+    assert_rotated(&rig.rotate(id, 1).await, 2);
+    rig.pass(10 * SECOND + Duration::from_millis(1));
+    assert_reused(&rig.rotate(id, 0).await);
+}
+
+#[tokio::test]
+async fn windows_of_zero_forgive_nothing() {
+    let rig = Rig::new();
+    let strict = RotationRules { reuse_interval: Duration::ZERO, retry_window: Some(Duration::ZERO), ..public() };
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate_by(id, 0, strict).await, 1);
+    assert_reused(&rig.rotate_by(id, 0, strict).await);
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate_by(id, 0, strict).await, 1);
+    rig.set_back(SECOND);
+    assert_reused(&rig.rotate_by(id, 0, strict).await);
+}
+
+#[tokio::test]
+async fn a_clock_set_back_forgives_the_last_generation_alone() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate(id, 0).await, 1);
+    assert_rotated(&rig.rotate(id, 1).await, 2);
+    rig.set_back(3600 * SECOND);
+    assert_replayed(&rig.rotate(id, 1).await, 2);
+    assert_reused(&rig.rotate(id, 0).await);
+}
+
+#[tokio::test]
+async fn a_session_ends_when_it_is_idle_and_when_it_is_old() {
+    let rig = Rig::new();
+    let idle = rig.session().await;
+    rig.pass(14 * DAY - Duration::from_millis(1));
+    assert_rotated(&rig.rotate(idle, 0).await, 1);
+    rig.pass(14 * DAY);
+    assert_eq!(rig.rotate(idle, 1).await, Rotation::Expired);
+    assert_eq!(rig.rotate(idle, 0).await, Rotation::Expired, "an old token of an expired session is no alarm");
+
+    let old = rig.session().await;
+    for generation in 0..8 {
+        rig.pass(11 * DAY);
+        assert_rotated(&rig.rotate(old, generation).await, generation + 1);
+    }
+    rig.pass(2 * DAY - Duration::from_millis(1));
+    assert_rotated(&rig.rotate(old, 8).await, 9);
+    rig.pass(Duration::from_millis(1));
+    assert_eq!(rig.rotate(old, 9).await, Rotation::Expired);
+}
+
+#[tokio::test]
+async fn reuse_revokes_the_session_until_its_last_access_token_is_gone() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    rig.pass(100 * SECOND);
+    // The longest-lived token counts, not the latest: here the configuration was shortened in between.
+    let long = RotationRules { access_lifetime: 3600 * SECOND, ..public() };
+    assert_rotated(&rig.rotate_by(id, 0, long).await, 1);
+    let (access_until, refresh_until) = (rig.now() + 3600 * SECOND, rig.now() + 14 * DAY);
+    rig.pass(61 * SECOND);
+    let Rotation::Reused(revocation) = rig.rotate(id, 0).await else { panic!("not reused") };
+    let expected = Revocation { what: Revoked::Session(id), until: access_until + MAX_LEEWAY, refresh_until };
+    assert_eq!(revocation, expected);
+    assert_eq!(rig.store.live_revocations().await.unwrap(), [expected]);
+    for generation in 0..3 {
+        assert_eq!(rig.rotate(id, generation).await, Rotation::Revoked { until: refresh_until });
+    }
+}
+
+#[tokio::test]
+async fn a_replay_prolongs_what_a_revocation_must_reach() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate(id, 0).await, 1);
+    rig.pass(30 * SECOND);
+    assert_replayed(&rig.rotate(id, 0).await, 1);
+    let until = rig.now() + 300 * SECOND + MAX_LEEWAY;
+    assert_eq!(rig.store.revoke_session(id).await.unwrap().unwrap().until, until);
+}
+
+#[tokio::test]
+async fn a_generation_from_the_future_means_a_rolled_back_store() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    let Rotation::RolledBack(revocation) = rig.rotate(id, 3).await else { panic!("not rolled back") };
+    assert_eq!(rig.store.live_revocations().await.unwrap(), [revocation]);
+    assert!(matches!(rig.rotate(id, 0).await, Rotation::Revoked { .. }));
+
+    let id = rig.session().await;
+    let forward = RotationRules { on_rollback: OnRollback::RollForward, ..public() };
+    assert_rotated(&rig.rotate_by(id, 0, forward).await, 1);
+    assert_rotated(&rig.rotate_by(id, 3, forward).await, 4);
+    assert_replayed(&rig.rotate_by(id, 3, forward).await, 4);
+    assert_reused(&rig.rotate_by(id, 0, forward).await);
+}
+
+#[tokio::test]
+async fn revocation_beats_every_grace_and_is_idempotent() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate(id, 0).await, 1);
+    let first = rig.store.revoke_session(id).await.unwrap().unwrap();
+    assert!(matches!(rig.rotate(id, 0).await, Rotation::Revoked { .. }));
+    assert!(matches!(rig.rotate(id, 1).await, Rotation::Revoked { .. }));
+    rig.pass(SECOND);
+    assert_eq!(rig.store.revoke_session(id).await.unwrap().unwrap(), first);
+    assert_eq!(rig.store.live_revocations().await.unwrap(), [first]);
+    assert_eq!(rig.store.revoke_session(SessionId::generate()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_single_token_is_revoked_until_the_moment_named() {
+    let rig = Rig::new();
+    let until = rig.now() + 10 * SECOND;
+    let revocation = rig.store.revoke_token("jti-1", until).await.unwrap();
+    assert_eq!(revocation, Revocation { what: Revoked::Token("jti-1".into()), until, refresh_until: until });
+    assert_eq!(rig.store.live_revocations().await.unwrap(), [revocation]);
+    rig.pass(10 * SECOND);
+    assert_eq!(rig.store.live_revocations().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_sweep_takes_what_nothing_depends_on_in_small_steps() {
+    let rig = Rig::new();
+    for _ in 0..5 {
+        rig.session().await;
+    }
+    let kept = rig.session().await;
+    let revoked = rig.session().await;
+    rig.store.revoke_session(revoked).await.unwrap();
+    assert_eq!(rig.store.sweep(100).await.unwrap(), Swept::default());
+
+    rig.pass(360 * SECOND);
+    assert_eq!(rig.store.sweep(100).await.unwrap(), Swept { sessions: 0, revocations: 1 });
+    // The entry is gone, and the row still knows.
+    assert!(matches!(rig.rotate(revoked, 0).await, Rotation::Revoked { .. }));
+
+    rig.pass(13 * DAY);
+    assert_rotated(&rig.rotate(kept, 0).await, 1);
+    rig.pass(DAY);
+    assert_eq!(rig.store.sweep(4).await.unwrap().sessions, 4);
+    assert_eq!(rig.store.sweep(4).await.unwrap().sessions, 2);
+    assert_eq!(rig.rotate(revoked, 0).await, Rotation::Unknown);
+    assert_rotated(&rig.rotate(kept, 1).await, 2);
+}
+
+#[tokio::test]
+async fn a_session_past_its_end_can_be_revoked_while_an_access_token_of_it_lives() {
+    let rig = Rig::new();
+    let short = NewSession { idle_lifetime: SECOND, ..new_session() };
+    let id = rig.store.open(short).await.unwrap().id;
+    rig.pass(200 * SECOND);
+    assert_eq!(rig.store.sweep(100).await.unwrap(), Swept::default());
+    assert!(rig.store.revoke_session(id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn everything_is_there_again_when_the_file_is_opened_again() {
+    let rig = Rig::new();
+    let (live, dead) = (rig.session().await, rig.session().await);
+    assert_rotated(&rig.rotate(live, 0).await, 1);
+    let session = rig.store.revoke_session(dead).await.unwrap().unwrap();
+    let token = rig.store.revoke_token("jti-1", rig.now() + 60 * SECOND).await.unwrap();
+
+    let rig = rig.reopened();
+    assert_replayed(&rig.rotate(live, 0).await, 1);
+    assert_rotated(&rig.rotate(live, 1).await, 2);
+    assert!(matches!(rig.rotate(dead, 0).await, Rotation::Revoked { .. }));
+    assert_eq!(rig.store.live_revocations().await.unwrap(), [session, token]);
+
+    // The log's numbers go on where they were, though every entry has been swept.
+    rig.pass(DAY);
+    assert_eq!(rig.store.sweep(100).await.unwrap().revocations, 2);
+    let later = rig.store.revoke_token("jti-2", rig.now() + 60 * SECOND).await.unwrap();
+    let rig = rig.reopened();
+    assert_eq!(rig.store.live_revocations().await.unwrap(), [later]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_parallel_refreshes_have_one_winner_and_one_successor() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    for generation in 0..50 {
+        let racers: Vec<_> = (0..16)
+            .map(|_| {
+                let store = rig.store.clone();
+                tokio::spawn(
+                    async move { store.rotate(Presented { session: id, generation }, public()).await.unwrap() },
+                )
+            })
+            .collect();
+        let mut rotated = 0;
+        for racer in racers {
+            match racer.await.unwrap() {
+                Rotation::Rotated(session) => {
+                    rotated += 1;
+                    assert_eq!(session.generation, generation + 1);
+                }
+                Rotation::Replayed(session) => assert_eq!(session.generation, generation + 1),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(rotated, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_verb_whose_caller_went_away_counts_all_the_same() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    {
+        let revoking = rig.store.revoke_session(id);
+        tokio::pin!(revoking);
+        // One poll puts it on its way; then the caller is gone.
+        std::future::poll_fn(|cx| {
+            let _ = revoking.as_mut().poll(cx);
+            std::task::Poll::Ready(())
+        })
+        .await;
+    }
+    assert!(matches!(rig.rotate(id, 0).await, Rotation::Revoked { .. }));
+}
+
+#[test]
+fn nothing_in_the_folder_is_open_to_others() {
+    let outer = tempfile::tempdir().unwrap();
+    let path = outer.path().join("new").join("data");
+    let _store = open(&path, Clock::System);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o700);
+    let files: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 2, "{files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+}
+
+#[test]
+fn a_second_owner_is_told_the_pid_of_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path(), Clock::System);
+    let error = DataFolder::lock(folder.path()).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!("the data folder {} is in use by sidegate with pid {}", folder.path().display(), std::process::id())
+    );
+    drop(first);
+    DataFolder::lock(folder.path()).unwrap();
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused_and_left_alone() {
+    let refused = |content: &[u8]| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        fs::write(&path, content).unwrap();
+        let error = Store::open_embedded(DataFolder::lock(folder.path()).unwrap(), Clock::System).unwrap_err();
+        assert!(matches!(error, OpenError::Foreign(_)), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+    };
+    refused(b"");
+    refused(b"SQLite format 3\0");
+    refused(&[0; 8192]);
+
+    let folder = tempfile::tempdir().unwrap();
+    drop(redb::Database::create(folder.path().join("store.redb")).unwrap());
+    let error = Store::open_embedded(DataFolder::lock(folder.path()).unwrap(), Clock::System).unwrap_err();
+    assert!(matches!(error, OpenError::Foreign(_)), "{error}");
+}
+
+#[test]
+fn a_newer_format_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path(), Clock::System));
+    let path = folder.path().join("store.redb");
+    let database = redb::Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let meta = redb::TableDefinition::<&str, u64>::new("sidegate");
+    transaction.open_table(meta).unwrap().insert("format", 7).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = Store::open_embedded(DataFolder::lock(folder.path()).unwrap(), Clock::System).unwrap_err();
+    assert!(matches!(error, OpenError::Newer { found: 7, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_crash_left_half_made_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("store.redb.new"), [0; 4096]).unwrap();
+    let store = open(folder.path(), Clock::System);
+    store.open(new_session()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_an_outage_of_its_own_session_alone() {
+    let rig = Rig::new();
+    let (damaged, sound) = (rig.session().await, rig.session().await);
+    let Rig { folder, hand, store } = rig;
+    drop(store);
+    let database = redb::Database::open(folder.path().join("store.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let sessions = redb::TableDefinition::<&[u8; 16], &[u8]>::new("sessions");
+    transaction.open_table(sessions).unwrap().insert(&damaged.0, [9, 9].as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+
+    let store = open(folder.path(), Clock::Simulated(hand));
+    let error = store.rotate(Presented { session: damaged, generation: 0 }, public()).await.unwrap_err();
+    assert_eq!(error.to_string(), "the session store is not available: a row of it has another version");
+    let rotation = store.rotate(Presented { session: sound, generation: 0 }, public()).await.unwrap();
+    assert_rotated(&rotation, 1);
+}
