@@ -1,1 +1,7 @@
-//! What has been revoked, in memory.
+//! What has been revoked, in memory: access tokens exactly, refresh tokens as far as a cache goes.
+
+mod blacklist;
+mod table;
+
+pub use blacklist::Blacklist;
+pub use table::{Revocations, Sizes};
