@@ -1,12 +1,77 @@
-//! The body every room answers with, and the errors a body can end in.
+//! What crosses rooms with a request: who sent it, its body on the way in, the body on the way out.
 
 use std::{
+    cell::Cell,
+    net::IpAddr,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// The same, ready to be put into a header.
+    pub address_text: HeaderValue,
+    /// Whether it speaks TLS with us.
+    pub secure: bool,
+    /// Whether the listener it came to answers the issuer's paths.
+    pub issuer: bool,
+}
+
+/// Since when the client has been keeping us waiting for a body; the connection's watch looks at it.
+pub type WaitingSince = Rc<Cell<Option<Instant>>>;
+
+/// A request's body, as it comes from the client.
+pub struct RequestBody {
+    incoming: Incoming,
+    waiting: WaitingSince,
+}
+
+impl RequestBody {
+    /// Notes in `waiting` when a reader has to wait for the client.
+    pub fn new(incoming: Incoming, waiting: WaitingSince) -> Self {
+        Self { incoming, waiting }
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        if frame.is_ready() {
+            self.waiting.set(None);
+        } else if self.waiting.get().is_none() {
+            self.waiting.set(Some(Instant::now()));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        // Nobody reads any more, so nobody waits.
+        self.waiting.set(None);
+    }
+}
 
 /// Why a body broke off. Whoever reads it can only hang up, so the cause is for the log alone.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,137 @@
+//! Whom a request speaks for: the credential it carries, verified with what is in memory.
+
+use std::{cell::Cell, rc::Rc, sync::Arc};
+
+use http::{HeaderMap, Uri, header, uri::PathAndQuery};
+
+use super::{
+    config::{Auth, Route},
+    reject::Rejection,
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    revocation::Revocations,
+    telemetry::Recorder,
+    token::{
+        Identity,
+        cache::{TokenCache, Verified},
+        verify::{Refused, Verifier},
+    },
+};
+
+/// What authentication needs, one for each worker.
+pub(super) struct Authenticator {
+    pub(super) verifier: Arc<Verifier>,
+    pub(super) revocations: Arc<Revocations>,
+    pub(super) clock: Clock,
+    pub(super) cache: TokenCache,
+}
+
+impl Authenticator {
+    /// The identity of a request on `route`; `None` where the route lets it come without one. A token in the query is
+    /// taken out of `uri`.
+    pub(super) fn authenticate(
+        &self,
+        route: &Route,
+        headers: &HeaderMap,
+        uri: &mut Uri,
+        recorder: &Recorder,
+    ) -> Result<Option<Rc<Verified>>, Rejection> {
+        if route.auth == Auth::None {
+            return Ok(None);
+        }
+        let in_query = if route.legacy_query_token { take_query_token(uri)? } else { None };
+        let token = match (bearer(headers)?, &in_query) {
+            (Some(_), Some(_)) => return Err(Rejection::TwoTokens),
+            (Some(token), None) => token,
+            (None, Some(token)) => token.as_str(),
+            (None, None) if route.auth == Auth::Optional => return Ok(None),
+            (None, None) => return Err(Rejection::NoToken),
+        };
+        self.identify(token, recorder).map(Some).map_err(|refused| {
+            recorder.token_rejected(refused.reason());
+            Rejection::Token(refused)
+        })
+    }
+
+    fn identify(&self, token: &str, recorder: &Recorder) -> Result<Rc<Verified>, Refused> {
+        let now = self.clock.now();
+        // Read before the look-up: a revocation that comes in between is then seen at the next request at the latest,
+        // and one that came before this request is seen by this one.
+        let generation = self.revocations.generation();
+        let known = self.cache.get(token);
+        recorder.token_looked_up(known.is_some());
+        let verified = match known {
+            Some(verified) => still_valid(verified, now)?,
+            None => {
+                let identity = self.verifier.verify(token, now)?;
+                self.check_revocation(&identity)?;
+                let verified = Rc::new(Verified { identity, seen_generation: Cell::new(generation) });
+                self.cache.insert(token, verified.clone());
+                return Ok(verified);
+            }
+        };
+        if verified.seen_generation.get() != generation {
+            self.check_revocation(&verified.identity)?;
+            verified.seen_generation.set(generation);
+        }
+        Ok(verified)
+    }
+
+    fn check_revocation(&self, identity: &Identity) -> Result<(), Refused> {
+        let revoked = self.revocations.is_revoked(&identity.issuer, identity.text("sid"), identity.text("jti"));
+        if revoked { Err(Refused::Revoked) } else { Ok(()) }
+    }
+}
+
+fn still_valid(verified: Rc<Verified>, now: Timestamp) -> Result<Rc<Verified>, Refused> {
+    if now >= verified.identity.expires_at { Err(Refused::Expired) } else { Ok(verified) }
+}
+
+/// The token of the one `Authorization: Bearer` field (RFC 6750 §2.1); `None` without the field.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let field = match (fields.next(), fields.next()) {
+        (None, _) => return Ok(None),
+        (Some(field), None) => field.as_bytes(),
+        (Some(_), Some(_)) => return Err(Rejection::TwoTokens),
+    };
+    // RFC 9110 §11.1: the scheme in any case, then one or more spaces.
+    let Some((scheme, rest)) = field.split_at_checked(7) else { return Err(Rejection::NotBearer) };
+    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+        return Err(Rejection::NotBearer);
+    }
+    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
+    b64token(&rest[spaces..]).map(Some)
+}
+
+/// RFC 6750 §2.1: `b64token = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
+fn b64token(text: &[u8]) -> Result<&str, Rejection> {
+    let end = text.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
+    let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+    match std::str::from_utf8(text) {
+        Ok(token) if end > 0 && text[..end].iter().all(good) => Ok(token),
+        Ok(_) | Err(_) => Err(Rejection::Token(Refused::Malformed)),
+    }
+}
+
+/// Takes `access_token` out of the query (RFC 6750 §2.3), so that it reaches neither the upstream nor a log.
+fn take_query_token(uri: &mut Uri) -> Result<Option<String>, Rejection> {
+    const NAME: &str = "access_token";
+    let Some(query) = uri.query() else { return Ok(None) };
+    // A name that is spelled with percent signs is the same name to whoever reads it next.
+    let named = |pair: &str| form_urlencoded::parse(pair.as_bytes()).next().is_some_and(|(name, _)| name == NAME);
+    let (ours, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(|pair| named(pair));
+    let token = match ours.as_slice() {
+        [] => return Ok(None),
+        [one] => form_urlencoded::parse(one.as_bytes()).next().map(|(_, token)| token.into_owned()),
+        _ => return Err(Rejection::TwoTokens),
+    };
+    let target = if others.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), others.join("&")) };
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(target).map_err(|_| Rejection::BadTarget)?);
+    *uri = Uri::from_parts(parts).map_err(|_| Rejection::BadTarget)?;
+    let token = token.unwrap_or_default();
+    b64token(token.as_bytes())?;
+    Ok(Some(token))
+}

@@ -1,0 +1,200 @@
+//! What the upstream is told besides the client's words: one reading of the identity (invariant 3).
+//!
+//! The order matters: first what belongs to the connection goes, with what `Connection` names; then every header that
+//! could be read as one of ours; only then ours are added, so that nothing the client sent can remove or replace them.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use serde_json::Value;
+
+use super::{
+    authorize::Permit,
+    config::{ClaimHeader, Route},
+};
+use crate::{http::Peer, token::Identity};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Headers that say where a request came from; from a stranger they are worth nothing.
+const FORWARDING: [&str; 5] =
+    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded"];
+
+/// Belongs to one connection (RFC 9110 §7.6.1), or is between us and the client.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The names that no client may use: those of the identity headers of all routes, and look-alikes of the forwarding ones.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    /// Folded names; see [`fold`].
+    identity: Vec<Box<[u8]>>,
+    /// Bit n is set where a name of n bytes is reserved. Most headers are let through by one look here.
+    lengths: u64,
+}
+
+impl Reserved {
+    /// Gathers the names of all routes: a header that names somebody on one route names nobody on another.
+    pub(super) fn new(routes: &[Route]) -> Self {
+        let names = routes.iter().flat_map(|route| &route.claim_headers);
+        let mut identity: Vec<Box<[u8]>> = names.map(|rule| fold(rule.header.as_str()).collect()).collect();
+        identity.sort();
+        identity.dedup();
+        let lengths = identity.iter().map(|name| name.len()).chain(FORWARDING.map(str::len));
+        let lengths = lengths.fold(0, |bits, length| bits | length_bit(length));
+        Self { identity, lengths }
+    }
+
+    /// Whether an upstream could read `name` as an identity header, or as a forwarding header spelled in another way.
+    fn holds(&self, name: &str) -> bool {
+        let same = |reserved: &[u8]| reserved.len() == name.len() && fold(name).eq(reserved.iter().copied());
+        self.lengths & length_bit(name.len()) != 0
+            && (self.identity.iter().any(|reserved| same(reserved))
+                || FORWARDING.iter().any(|reserved| *reserved != name && same(reserved.as_bytes())))
+    }
+}
+
+/// A name as the most careless upstream reads it: CGI and its heirs make every other character an underscore.
+fn fold(name: &str) -> impl Iterator<Item = u8> + '_ {
+    name.bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' })
+}
+
+/// Names of 63 bytes and more share a bit.
+const fn length_bit(length: usize) -> u64 {
+    1 << if length < 63 { length } else { 63 }
+}
+
+/// Makes a request's headers what the upstream is to see.
+pub(super) fn to_upstream(
+    headers: &mut HeaderMap,
+    version: Version,
+    reserved: &Reserved,
+    peer: &Peer,
+    peer_is_trusted: bool,
+    permit: &Permit<'_>,
+) {
+    remove_hop_by_hop(headers);
+    // Sidegate has answered it, by asking for the body only once the request was allowed.
+    headers.remove(header::EXPECT);
+    remove_reserved(headers, reserved);
+    if !permit.route().forward_token {
+        headers.remove(header::AUTHORIZATION);
+    }
+    set_forwarding(headers, peer, peer_is_trusted);
+    add_via(headers, version);
+    if let Some(identity) = permit.identity() {
+        set_identity(headers, &permit.route().claim_headers, identity);
+    }
+}
+
+/// Makes a response's headers what the client is to see.
+pub(super) fn to_client(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            // Whom a request is for and how long its body is are not the connection's to take away.
+            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn remove_reserved(headers: &mut HeaderMap, reserved: &Reserved) {
+    // Almost no request has any, and those that have are in no hurry.
+    if !headers.keys().any(|name| reserved.holds(name.as_str())) {
+        return;
+    }
+    let found: Vec<HeaderName> = headers.keys().filter(|name| reserved.holds(name.as_str())).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+/// X-Forwarded-*: what a trusted proxy said is kept and added to; what anybody else said is replaced.
+fn set_forwarding(headers: &mut HeaderMap, peer: &Peer, trusted: bool) {
+    let scheme = HeaderValue::from_static(if peer.secure { "https" } else { "http" });
+    let host = headers.get(header::HOST).cloned();
+    if trusted {
+        let before: Vec<_> = headers.get_all(&FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+        let chain = [&before[..], &[peer.address_text.as_bytes()]].concat().join(&b", "[..]);
+        // Header values joined by a comma are one header value.
+        let chain = HeaderValue::from_bytes(&chain).unwrap_or_else(|_| peer.address_text.clone());
+        headers.insert(FORWARDED_FOR, chain);
+        headers.entry(FORWARDED_PROTO).or_insert(scheme);
+        if let Some(host) = host {
+            headers.entry(FORWARDED_HOST).or_insert(host);
+        }
+    } else {
+        headers.remove(header::FORWARDED);
+        headers.remove(HeaderName::from_static("x-forwarded-port"));
+        headers.insert(FORWARDED_FOR, peer.address_text.clone());
+        headers.insert(FORWARDED_PROTO, scheme);
+        match host {
+            Some(host) => headers.insert(FORWARDED_HOST, host),
+            None => headers.remove(FORWARDED_HOST),
+        };
+    }
+}
+
+/// RFC 9110 §7.6.3: the version in which the request was received, and a pseudonym.
+fn add_via(headers: &mut HeaderMap, version: Version) {
+    let via = match version {
+        Version::HTTP_10 => "1.0 sidegate",
+        Version::HTTP_2 => "2.0 sidegate",
+        _ => "1.1 sidegate",
+    };
+    headers.append(header::VIA, HeaderValue::from_static(via));
+}
+
+fn set_identity(headers: &mut HeaderMap, rules: &[ClaimHeader], identity: &Identity) {
+    for rule in rules {
+        if let Some(value) = identity.claim(&rule.claim).and_then(header_value) {
+            headers.insert(rule.header.clone(), value);
+        }
+    }
+}
+
+/// A claim as a header: text as it is, a list of texts joined by commas, anything else as JSON. What no header can carry
+/// (control characters) is left out, as a claim that is not there.
+fn header_value(claim: &Value) -> Option<HeaderValue> {
+    match claim {
+        Value::Null => None,
+        Value::String(text) => text_value(text),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => text_value(&claim.to_string()),
+        Value::Array(members) => {
+            let texts: Option<Vec<&str>> = members.iter().map(Value::as_str).collect();
+            match texts {
+                // A comma inside a member would make two of one.
+                Some(texts) if !texts.iter().any(|text| text.contains(',')) => text_value(&texts.join(",")),
+                Some(_) | None => text_value(&claim.to_string()),
+            }
+        }
+    }
+}
+
+/// Header values are bytes; a control character, or white space at an end, would not reach the upstream as it is.
+fn text_value(text: &str) -> Option<HeaderValue> {
+    let clean = !text.is_empty() && text.trim_ascii() == text && !text.bytes().any(|byte| byte.is_ascii_control());
+    clean.then(|| HeaderValue::from_bytes(text.as_bytes()).ok()).flatten()
+}

@@ -1,0 +1,201 @@
+//! Every way in which a request can end here, and what the client is told: one exhaustive map from reason to answer.
+//! The reason goes to the log and the metric; the client learns what it needs to do better, and nothing about keys.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::{authorize::Denial, forward::UpstreamFailure, path::Ambiguous};
+use crate::{http::Body, token::verify::Refused, types::Scopes};
+
+/// Why a request was not passed on, or its answer not passed back.
+#[derive(Clone, Debug)]
+pub(super) enum Rejection {
+    /// The Host is missing, doubled, malformed, or disagrees with the request target.
+    BadHost,
+    /// CONNECT, `*`, or a target that is no path.
+    BadTarget,
+    /// The path has more than one reading.
+    AmbiguousPath(Ambiguous),
+    /// No route matches.
+    NoRoute,
+    /// The route needs a token, and there is none.
+    NoToken,
+    /// `Authorization` is of another scheme than Bearer.
+    NotBearer,
+    /// A token in two places, or two in one.
+    TwoTokens,
+    /// The token is no good.
+    Token(Refused),
+    /// The token is good, but not for this route; with the scopes the route asks for.
+    Denied(Denial, Scopes),
+    /// The request was let through, and the upstream failed it.
+    Upstream(UpstreamFailure),
+}
+
+/// An error as the client sees it (RFC 6750 §3.1, RFC 6749 §5.2).
+struct Answer {
+    status: StatusCode,
+    error: &'static str,
+    description: &'static str,
+}
+
+impl Rejection {
+    /// The name in metrics and logs.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::BadHost => "host_bad",
+            Self::BadTarget => "target_bad",
+            Self::AmbiguousPath(_) => "path_ambiguous",
+            Self::NoRoute => "no_route",
+            Self::NoToken => "no_token",
+            Self::NotBearer => "not_bearer",
+            Self::TwoTokens => "two_tokens",
+            Self::Token(refused) => refused.reason(),
+            Self::Denied(Denial::Anonymous, _) => "no_token",
+            Self::Denied(Denial::WrongProvider, _) => "provider_wrong",
+            Self::Denied(Denial::WrongAudience, _) => "audience_wrong",
+            Self::Denied(Denial::MissingScope, _) => "scope_missing",
+            Self::Denied(Denial::MissingClaim, _) => "claim_missing",
+            Self::Upstream(failure) => failure.reason(),
+        }
+    }
+
+    /// Whether the gate let the request through, and it failed later.
+    pub(super) fn after_decision(&self) -> bool {
+        matches!(self, Self::Upstream(_))
+    }
+
+    fn answer(&self) -> Answer {
+        let answer = |status, error, description| Answer { status, error, description };
+        let invalid_request = |description| answer(StatusCode::BAD_REQUEST, "invalid_request", description);
+        let invalid_token = |description| answer(StatusCode::UNAUTHORIZED, "invalid_token", description);
+        let insufficient = |description| answer(StatusCode::FORBIDDEN, "insufficient_scope", description);
+        let no_token = answer(StatusCode::UNAUTHORIZED, "unauthorized", "This needs an access token.");
+        match self {
+            Self::BadHost => {
+                invalid_request("The Host header is missing, doubled, malformed or at odds with the request target.")
+            }
+            Self::BadTarget => invalid_request("The request target is not a path."),
+            Self::AmbiguousPath(why) => invalid_request(why.description()),
+            Self::NoRoute => answer(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address."),
+            Self::NoToken | Self::Denied(Denial::Anonymous, _) => no_token,
+            Self::NotBearer => Answer { description: "This needs an access token, by the Bearer scheme.", ..no_token },
+            Self::TwoTokens => invalid_request("The request carries more than one access token."),
+            Self::Token(refused) => invalid_token(match refused {
+                // The words of the article that Sidegate grew from.
+                Refused::Expired => "The access token provided has expired.",
+                Refused::Revoked => "The access token provided has been revoked.",
+                Refused::Malformed
+                | Refused::TooLarge
+                | Refused::Encrypted
+                | Refused::MissingClaim
+                | Refused::MalformedClaim => "The access token provided is malformed.",
+                Refused::NotYetValid | Refused::IssuedInFuture => "The access token provided is not valid yet.",
+                Refused::WrongAudience => "The access token provided is meant for another service.",
+                Refused::UnsupportedAlgorithm
+                | Refused::UnknownCritical
+                | Refused::KeyInHeader
+                | Refused::WrongType
+                | Refused::UnknownIssuer
+                | Refused::AlgorithmNotAllowed
+                | Refused::UnknownKey
+                | Refused::AmbiguousKey
+                | Refused::WrongKeyAlgorithm
+                | Refused::BadSignature => "The access token provided is invalid.",
+            }),
+            Self::Denied(Denial::WrongProvider | Denial::WrongAudience, _) => {
+                invalid_token("The access token provided is meant for another service.")
+            }
+            Self::Denied(Denial::MissingScope, _) => {
+                insufficient("The access token provided lacks a scope that this needs.")
+            }
+            Self::Denied(Denial::MissingClaim, _) => {
+                insufficient("The access token provided lacks a claim that this needs.")
+            }
+            Self::Upstream(failure) => match failure {
+                UpstreamFailure::Unreachable => {
+                    answer(StatusCode::BAD_GATEWAY, "bad_gateway", "The service behind the gate cannot be reached.")
+                }
+                UpstreamFailure::Broken => answer(
+                    StatusCode::BAD_GATEWAY,
+                    "bad_gateway",
+                    "The service behind the gate did not answer properly.",
+                ),
+                UpstreamFailure::ConnectTimeout | UpstreamFailure::ResponseTimeout => answer(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "gateway_timeout",
+                    "The service behind the gate did not answer in time.",
+                ),
+                UpstreamFailure::RequestBody => invalid_request("The request's body broke off."),
+            },
+        }
+    }
+
+    /// `WWW-Authenticate` for a 401, or a 403 about scopes (RFC 6750 §3). Without a token there is no error code in it.
+    fn challenge(&self, realm: &str, answer: &Answer) -> Option<HeaderValue> {
+        let Answer { error, description, .. } = answer;
+        let text = match self {
+            Self::NoToken | Self::NotBearer | Self::Denied(Denial::Anonymous, _) => format!("Bearer realm=\"{realm}\""),
+            Self::Denied(Denial::MissingScope, scopes) => {
+                format!(
+                    "Bearer realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\", scope=\"{scopes}\""
+                )
+            }
+            Self::Token(_) | Self::TwoTokens | Self::Denied(..) => {
+                format!("Bearer realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\"")
+            }
+            Self::BadHost | Self::BadTarget | Self::AmbiguousPath(_) | Self::NoRoute | Self::Upstream(_) => {
+                return None;
+            }
+        };
+        // Realm and scopes were checked for quotes when the configuration was read.
+        HeaderValue::try_from(text).ok()
+    }
+
+    /// The response: JSON, or the same words as a page for a browser that asks for one.
+    pub(super) fn response(&self, realm: &str, accept: Option<&HeaderValue>) -> Response<Body> {
+        let answer = self.answer();
+        let (kind, text) = if wants_html(accept) {
+            ("text/html; charset=utf-8", page(&answer))
+        } else {
+            ("application/json", json(&answer))
+        };
+        let mut response = Response::new(Body::from(text));
+        *response.status_mut() = answer.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = self.challenge(realm, &answer) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+/// Whether a person is looking: a browser names text/html first, a program hardly ever names it.
+fn wants_html(accept: Option<&HeaderValue>) -> bool {
+    let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or("");
+    accept.split(',').find_map(|item| match item.split(';').next().unwrap_or("").trim() {
+        "text/html" => Some(true),
+        "application/json" => Some(false),
+        _ => None,
+    }) == Some(true)
+}
+
+/// The texts are ours and hold nothing that JSON would escape.
+fn json(Answer { error, description, .. }: &Answer) -> Bytes {
+    format!("{{\"error\":\"{error}\",\"error_description\":\"{description}\"}}\n").into()
+}
+
+fn page(Answer { status, error, description }: &Answer) -> Bytes {
+    let title = status.canonical_reason().unwrap_or("Error");
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
+         <title>{code} {title}</title>\n\
+         <style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:20vh auto;padding:0 1rem;color:#222}}\
+         h1{{font-size:1.25rem}}code{{color:#666}}</style>\n\
+         <h1>{title}</h1>\n<p>{description}</p>\n<p><code>{code} {error}</code></p>\n</html>\n",
+        code = status.as_u16(),
+    )
+    .into()
+}
