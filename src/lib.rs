@@ -15,4 +15,5 @@ pub mod gateway;
 pub mod issuer;
 
 pub mod admin;
+pub mod demo;
 pub mod server;

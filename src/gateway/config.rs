@@ -162,3 +162,23 @@ pub enum Target {
     /// The built-in page that the default configuration protects.
     Demo,
 }
+
+impl Route {
+    /// One line for whoever started the process: name, what it matches, what it asks for, where it leads.
+    pub fn describe(&self, upstream: &str) -> String {
+        let path = match &self.path {
+            PathPattern::Exact(path) => path.to_string(),
+            PathPattern::Prefix(path) if path.ends_with('/') => format!("{path}*"),
+            PathPattern::Prefix(path) => format!("{path} {path}/*"),
+        };
+        let methods: Vec<_> = self.methods.iter().map(Method::as_str).collect();
+        let methods = if methods.is_empty() { String::new() } else { format!("{} ", methods.join(",")) };
+        let needs = match self.auth {
+            Auth::None => "no token".to_owned(),
+            Auth::Optional => "token if any".to_owned(),
+            Auth::Required if self.scopes.is_empty() => "token".to_owned(),
+            Auth::Required => format!("token with scope {}", self.scopes),
+        };
+        format!("{:<10} {methods}{path}  ({needs}) -> {upstream}", self.name)
+    }
+}

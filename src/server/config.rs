@@ -46,3 +46,12 @@ pub struct Limits {
     /// How long a connection may wait for its next request.
     pub keep_alive_timeout: Duration,
 }
+
+impl Limits {
+    /// How often connections are looked at: often enough that no timeout runs over by more than a quarter.
+    pub(super) fn round(&self) -> Duration {
+        let shortest =
+            self.tls_handshake_timeout.min(self.header_timeout).min(self.body_timeout).min(self.keep_alive_timeout);
+        (shortest / 4).clamp(Duration::from_millis(20), Duration::from_millis(500))
+    }
+}

@@ -1,0 +1,111 @@
+//! Binding an address for ourselves alone; who has it, if somebody else does.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::Arc,
+};
+
+use super::config::Listener;
+
+/// A listener that is bound, and accepts on the runtime it was made in.
+pub struct Bound {
+    /// Its name in logs.
+    pub name: Arc<str>,
+    /// Where it really listens.
+    pub address: SocketAddr,
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) issuer: bool,
+    socket: tokio::net::TcpListener,
+}
+
+/// An address that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process listens there.
+    #[error("{address} is in use by {owner}")]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// The process, as far as it can be seen.
+        owner: String,
+    },
+    /// The system refuses it.
+    #[error("cannot listen on {address}: {cause}")]
+    Refused {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+/// Binds a listener. Its port is ours alone: no SO_REUSEPORT, so that a second instance fails and does not share.
+///
+/// # Errors
+/// When the address cannot be had; names the process that has it where that can be seen.
+pub fn bind(listener: &Listener) -> Result<Bound, BindError> {
+    let (socket, address) = bind_address(listener.address)?;
+    let refused = |cause| BindError::Refused { address, cause };
+    let socket = tokio::net::TcpListener::from_std(socket).map_err(refused)?;
+    Ok(Bound { name: listener.name.clone(), address, tls: listener.tls.clone(), issuer: listener.issuer, socket })
+}
+
+/// Binds an address; answers the socket, not blocking, and where it really is.
+///
+/// # Errors
+/// See [`bind`].
+pub fn bind_address(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let refused = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::AddrInUse => {
+            let owner = owner_of(address.port()).unwrap_or_else(|| "another process".into());
+            BindError::InUse { address, owner }
+        }
+        _ => BindError::Refused { address, cause },
+    };
+    let socket = TcpListener::bind(address).map_err(refused)?;
+    socket.set_nonblocking(true).map_err(refused)?;
+    let real = socket.local_addr().map_err(refused)?;
+    Ok((socket, real))
+}
+
+impl Bound {
+    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            match self.socket.accept().await {
+                // Taken out of this runtime: the connection belongs to the worker's.
+                Ok((stream, address)) => return Ok((stream.into_std()?, address)),
+                // The client hung up while it waited in the queue.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// `sidegate with pid 123`: who listens on a port, if /proc lets us see it.
+fn owner_of(port: u16) -> Option<String> {
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| listening_inode(table, port))?;
+    let socket = format!("socket:[{inode}]");
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    processes.map(|entry| entry.path()).filter(|path| holds(path, &socket)).find_map(|path| {
+        let command = std::fs::read_to_string(path.join("comm")).ok()?;
+        Some(format!("{} with pid {}", command.trim(), path.file_name()?.to_str()?))
+    })
+}
+
+fn holds(process: &Path, socket: &str) -> bool {
+    let descriptors = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    descriptors.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|target| target.as_os_str() == socket)
+}
+
+/// proc(5), /proc/net/tcp: `sl local_address rem_address st … inode`; state 0A listens.
+fn listening_inode(table: &str, port: u16) -> Option<String> {
+    let text = std::fs::read_to_string(table).ok()?;
+    text.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let local_port = u16::from_str_radix(fields.get(1)?.rsplit_once(':')?.1, 16).ok()?;
+        (local_port == port && *fields.get(3)? == "0A").then(|| fields.get(9).map(ToString::to_string))?
+    })
+}

@@ -1,0 +1,206 @@
+//! A worker: one thread, one runtime, its own connections. Nothing it does waits for another.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::HeaderValue;
+use tokio::{
+    net::TcpStream,
+    runtime::{Builder, LocalOptions},
+    sync::{Notify, OwnedSemaphorePermit, mpsc},
+    task::{AbortHandle, spawn_local},
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{
+    Handler, Heartbeat,
+    config::Limits,
+    connection::{self, Connection},
+    watch::Watch,
+};
+use crate::{
+    http::Peer,
+    telemetry::{Metrics, OpenConnection},
+};
+
+/// A connection on its way from the acceptor to a worker.
+pub(super) struct Accepted {
+    pub(super) stream: std::net::TcpStream,
+    pub(super) address: SocketAddr,
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) issuer: bool,
+    /// Its place among all connections, its count among the worker's and in the metrics; given back when it ends.
+    pub(super) place: Place,
+}
+
+/// What a connection occupies for as long as it is open.
+pub(super) struct Place {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _open: OpenConnection,
+    pub(super) load: Arc<AtomicUsize>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a worker is started with.
+pub(super) struct Worker<F> {
+    pub(super) make_handler: F,
+    pub(super) arrivals: mpsc::UnboundedReceiver<Accepted>,
+    pub(super) limits: Limits,
+    pub(super) drain_timeout: Duration,
+    pub(super) metrics: Metrics,
+    pub(super) heartbeat: Arc<Heartbeat>,
+}
+
+impl<F> Worker<F> {
+    /// Runs until no more connections can arrive and the last has ended, or has been given up.
+    pub(super) fn run<H>(self) -> std::io::Result<()>
+    where
+        H: Handler,
+        F: Fn() -> Rc<H>,
+    {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        runtime.block_on(self.serve());
+        Ok(())
+    }
+
+    async fn serve<H>(mut self)
+    where
+        H: Handler,
+        F: Fn() -> Rc<H>,
+    {
+        let handler = (self.make_handler)();
+        let connections = Rc::new(Connections::default());
+        spawn_local(look_after(connections.clone(), self.limits, self.metrics.clone(), self.heartbeat.clone()));
+        while let Some(accepted) = self.arrivals.recv().await {
+            self.start(accepted, &handler, &connections);
+        }
+        connections.drain();
+        if tokio::time::timeout(self.drain_timeout, connections.all_ended()).await.is_err() {
+            let left = connections.open.borrow().len();
+            tracing::warn!(connections = left, "gave up on connections that did not end in time");
+            (0..left).for_each(|_| self.metrics.connection_closed("drain_timeout"));
+        }
+    }
+
+    fn start<H: Handler>(&self, accepted: Accepted, handler: &Rc<H>, connections: &Rc<Connections>) {
+        let Accepted { stream, address, tls, issuer, place } = accepted;
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
+        // A response is written in one piece; waiting for more would only delay it.
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        let ip = address.ip().to_canonical();
+        // An address is made of characters that a header may hold.
+        let Ok(address_text) = HeaderValue::try_from(ip.to_string()) else { return };
+        let peer = Peer { address: ip, address_text, secure: tls.is_some(), issuer };
+        let watch = Watch::new(connections.clock.clone(), tls.is_some());
+        let serving = connection::serve(
+            Connection { stream, tls, peer },
+            handler.clone(),
+            watch.clone(),
+            self.limits,
+            self.metrics.clone(),
+        );
+        let id = connections.next_id();
+        // Whichever way the task ends, by itself, by the watch or by a panic, its entry goes with it.
+        let entry = Entry { connections: connections.clone(), id, _place: place };
+        let task = spawn_local(async move {
+            let _entry = entry;
+            serving.await;
+        });
+        connections.open.borrow_mut().insert(id, (watch, task.abort_handle()));
+    }
+}
+
+/// A worker's open connections.
+struct Connections {
+    open: RefCell<HashMap<u64, (Rc<Watch>, AbortHandle)>>,
+    last_id: Cell<u64>,
+    /// The worker's coarse clock, set at each round.
+    clock: Rc<Cell<Instant>>,
+    one_ended: Notify,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            open: RefCell::default(),
+            last_id: Cell::default(),
+            clock: Rc::new(Cell::new(Instant::now())),
+            one_ended: Notify::new(),
+        }
+    }
+}
+
+impl Connections {
+    fn next_id(&self) -> u64 {
+        self.last_id.set(self.last_id.get() + 1);
+        self.last_id.get()
+    }
+
+    /// Lets each end what it is doing, and those that do nothing at once.
+    fn drain(&self) {
+        for (watch, task) in self.open.borrow().values() {
+            if watch.drain() {
+                task.abort();
+            }
+        }
+    }
+
+    async fn all_ended(&self) {
+        while !self.open.borrow().is_empty() {
+            self.one_ended.notified().await;
+        }
+    }
+}
+
+/// Takes a connection off the list when its task ends.
+struct Entry {
+    connections: Rc<Connections>,
+    id: u64,
+    _place: Place,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // A round may be walking over the list while a task that it aborts is dropped; then the round sees to it.
+        if let Ok(mut open) = self.connections.open.try_borrow_mut() {
+            open.remove(&self.id);
+        }
+        self.connections.one_ended.notify_one();
+    }
+}
+
+/// Walks over the connections a few times a second, and ends those whose client has kept us waiting for too long.
+async fn look_after(connections: Rc<Connections>, limits: Limits, metrics: Metrics, heartbeat: Arc<Heartbeat>) {
+    let mut round = interval(limits.round());
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = round.tick().await.into_std();
+        connections.clock.set(now);
+        heartbeat.beat();
+        let overdue: Vec<_> = {
+            let open = connections.open.borrow();
+            let late = |(watch, task): &(Rc<Watch>, AbortHandle)| Some((watch.overdue(now, &limits)?, task.clone()));
+            open.values().filter_map(late).collect()
+        };
+        for (cause, task) in overdue {
+            metrics.connection_closed(cause);
+            task.abort();
+        }
+    }
+}
