@@ -19,7 +19,7 @@ admin:
 limits:
   max_connections: {connections}
 log:
-  requests: false
+  requests: off
 upstreams:
   - name: app
     urls: [http://127.0.0.1:{upstream}]
