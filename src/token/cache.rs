@@ -14,8 +14,10 @@ use super::Identity;
 
 /// Verified tokens by their whole text, bounded by bytes.
 pub struct TokenCache {
-    entries: Option<RefCell<unsync::Cache<Box<str>, Rc<Verified>, Bytes>>>,
+    entries: Option<RefCell<Entries>>,
 }
+
+type Entries = unsync::Cache<Box<str>, Rc<Verified>, Bytes>;
 
 /// A token whose signature and claims were found right.
 pub struct Verified {

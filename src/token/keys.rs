@@ -117,7 +117,7 @@ pub(super) struct Key {
 enum Material {
     /// One prepared form for each algorithm it may be used with: one, unless it is an RSA key that names none.
     Public(Vec<(Algorithm, ParsedPublicKey)>),
-    Shared(Algorithm, hmac::Key),
+    Shared(Algorithm, Box<hmac::Key>),
 }
 
 /// A key together with the algorithm it is to be used with.
@@ -165,7 +165,7 @@ impl Key {
                 secret.len()
             )));
         }
-        Ok(Self { kid: kid.map(Into::into), material: Material::Shared(algorithm, hmac::Key::new(hash, secret)) })
+        Ok(Self { kid: kid.map(Into::into), material: Material::Shared(algorithm, Box::new(hmac::Key::new(hash, secret))) })
     }
 
     fn from_jwk(value: serde_json::Value) -> Result<Self, KeyError> {

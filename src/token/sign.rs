@@ -30,7 +30,7 @@ enum Pair {
     Ec(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
     Rsa(Box<RsaKeyPair>),
-    Shared(hmac::Key, Secret),
+    Shared(Box<hmac::Key>, Secret),
 }
 
 /// The algorithms that [`Signer`] signs with.
@@ -80,7 +80,7 @@ impl Signer {
             Algorithm::Rs256 => Pair::Rsa(Box::new(RsaKeyPair::from_pkcs8(key).map_err(rejected)?)),
             Algorithm::Hs256 => {
                 Key::hmac(None, key, algorithm)?;
-                Pair::Shared(hmac::Key::new(hmac::HMAC_SHA256, key), private_key.clone())
+                Pair::Shared(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key)), private_key.clone())
             }
             other => return Err(not_for_signing(other)),
         };

@@ -16,25 +16,43 @@ use crate::{clock::Timestamp, types::Scopes};
 /// Why a token was refused. The name is for the log and the metric; the client is told less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
+    /// It is longer than what is looked at.
     TooLarge,
     /// Five parts: a JWE (RFC 7516), which is not even read.
     Encrypted,
+    /// It is not three parts of strict base64url, two of them JSON objects.
     Malformed,
+    /// Its `alg` is `none`, or nothing we know.
     UnsupportedAlgorithm,
+    /// It asks for an extension to be understood.
     UnknownCritical,
+    /// It brings its own key.
     KeyInHeader,
+    /// Its `typ` is not that of an access token of its provider.
     WrongType,
+    /// No provider has its `iss`.
     UnknownIssuer,
+    /// Its provider does not sign with its `alg`.
     AlgorithmNotAllowed,
+    /// Its provider has no such key.
     UnknownKey,
+    /// It names no key, and more than one fits.
     AmbiguousKey,
+    /// The key it names is for another algorithm.
     WrongKeyAlgorithm,
+    /// The signature is not the key's.
     BadSignature,
+    /// `exp` has passed.
     Expired,
+    /// `nbf` has not come.
     NotYetValid,
+    /// `iat` has not come.
     IssuedInFuture,
+    /// `aud` names none of ours.
     WrongAudience,
+    /// A claim that must be there is not.
     MissingClaim,
+    /// A claim has the wrong type, or a value out of range.
     MalformedClaim,
     /// Found by who asks the revocation table.
     Revoked,
