@@ -1,108 +1,205 @@
 //! The internal issuer: the token endpoint and what belongs to it, behind plain requests and responses.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+mod access;
+mod client;
+mod config;
+mod endpoint;
+mod error;
+mod form;
+mod grant;
+mod keys;
+mod ledger;
+mod password;
+mod session;
+mod user;
 
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+
+pub use self::{
+    config::{AccessToken, Client, Config, GrantType, RefreshToken, SecretHash, User},
+    endpoint::Endpoint,
+    form::MAX_FORM_BYTES,
+    keys::KeyFileError,
+};
+use self::{endpoint::Paths, ledger::Ledger, password::Passwords, session::RefreshTokens, user::Users};
 use crate::{
-    store::OnRollback,
-    token::Algorithm,
-    types::{Audience, ClientId, IssuerUrl, Scopes, Secret, Subject},
+    clock::Clock,
+    revocation::{Blacklist, Revocations},
+    store::{self, DataFolder, LockError, Revoked, Store, Unavailable},
+    telemetry::Metrics,
+    token::{
+        keys::{KeyError, KeySet},
+        provider::{self, KeySource, Profile},
+        sign::Signer,
+        verify::{Provider, Verifier},
+    },
+    types::{ClientId, IssuerUrl},
 };
 
-/// The issuer as configured; every value has been checked.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The `iss` of its tokens and the base of its endpoints; no trailing slash.
-    pub url: IssuerUrl,
-    /// What it puts into access tokens.
-    pub access_token: AccessToken,
-    /// How its sessions live.
-    pub refresh_token: RefreshToken,
-    /// The folder of the embedded store and of generated keys.
-    pub data: PathBuf,
-    /// The key that refresh tokens are derived from; generated into `data` when `None`.
-    pub master_key: Option<Secret>,
-    /// Who may ask for tokens.
-    pub clients: Vec<Client>,
-    /// Who may log in.
-    pub users: Vec<User>,
+/// The largest access token that `/oauth/revoke` looks at, in bytes.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// How many sessions one step of a sweep takes, so that refreshes get their turn in between.
+const SWEEP_STEP: usize = 256;
+
+/// The internal issuer. It lives on a runtime of its own: a request may hash a password or wait for the disk.
+pub struct Issuer {
+    config: Config,
+    clients: HashMap<ClientId, Client>,
+    users: Users,
+    paths: Paths,
+    clock: Clock,
+    metrics: Metrics,
+    passwords: Passwords,
+    refresh_tokens: RefreshTokens,
+    signer: Signer,
+    keys: KeySet,
+    /// Knows our own access tokens, for whoever revokes one.
+    own: Verifier,
+    ledger: Ledger,
+    /// What anybody may read, made once.
+    jwks: Bytes,
+    metadata: Bytes,
 }
 
-/// Access tokens (RFC 9068).
-#[derive(Clone, Debug)]
-pub struct AccessToken {
-    /// Default lifetime; a client may have its own.
-    pub lifetime: Duration,
-    /// What they are signed with.
-    pub algorithm: Algorithm,
-    /// Their `aud`.
-    pub audience: Audience,
+/// Why the issuer could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The data folder is not ours.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A key in it cannot be used.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    /// A key could not be made.
+    #[error("a key could not be made: {0}")]
+    Key(#[from] KeyError),
+    /// The session store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// It does not give out its revocations, and to serve without them would lift them.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The configuration holds what its check should have refused.
+    #[error("{0}")]
+    Config(String),
 }
 
-/// Refresh tokens and the sessions behind them.
-#[derive(Clone, Debug)]
-pub struct RefreshToken {
-    /// How long a session lives without a refresh.
-    pub idle_lifetime: Duration,
-    /// How long it lives at the most.
-    pub absolute_lifetime: Duration,
-    /// How long tabs that race get the same successor.
-    pub reuse_interval: Duration,
-    /// How long a public client that lost an answer gets the same successor.
-    pub retry_window: Duration,
-    /// The same for a client that authenticates; `None`: for as long as the session lives.
-    pub confidential_retry_window: Option<Duration>,
-    /// What a generation from the future means.
-    pub on_rollback: OnRollback,
+impl Issuer {
+    /// Takes the data folder, makes what keys it lacks, opens the store, and loads every live revocation into
+    /// `revocations` and the blacklist. When it answers, nothing that was revoked is forgotten.
+    ///
+    /// # Errors
+    /// When the folder, a key or the store cannot be used.
+    pub async fn open(
+        config: Config,
+        clock: Clock,
+        revocations: Arc<Revocations>,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, OpenError> {
+        check(&config)?;
+        let folder = DataFolder::lock(&config.data)?;
+        let master = match &config.master_key {
+            Some(key) => key.clone(),
+            None => keys::master_key(&folder)?,
+        };
+        let signer = keys::signer(&folder, config.access_token.algorithm)?;
+        let store = Store::open_embedded(folder, clock.clone())?;
+        let blacklist = Blacklist::new(clock.clone());
+        for revocation in store.live_revocations().await? {
+            if let Revoked::Session(id) = revocation.what {
+                blacklist.insert(id, revocation.refresh_until);
+            }
+            revocations.insert(&config.url, &revocation);
+        }
+        let keys = signer.key_set()?;
+        let ledger = Ledger::new(config.url.clone(), store, revocations, blacklist, metrics.clone());
+        ledger.report_sizes();
+        Ok(Arc::new(Self {
+            clients: config.clients.iter().map(|client| (client.id.clone(), client.clone())).collect(),
+            users: Users::new(&config.users),
+            paths: Paths::new(&config.url),
+            passwords: Passwords::new(),
+            refresh_tokens: RefreshTokens::new(&master),
+            own: own_tokens(&config, keys.clone()),
+            jwks: signer.public_jwks().to_string().into(),
+            metadata: endpoint::metadata::document(&config).into(),
+            signer,
+            keys,
+            ledger,
+            config,
+            clock,
+            metrics,
+        }))
+    }
+
+    /// The `iss` of its tokens.
+    pub fn url(&self) -> &IssuerUrl {
+        &self.config.url
+    }
+
+    /// The keys that verify its access tokens. They stay the same for as long as it lives.
+    pub fn key_set(&self) -> KeySet {
+        self.keys.clone()
+    }
+
+    /// What it serves at a path, taken byte for byte as the client sent it; `None` where the path is not the issuer's.
+    pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
+        self.paths.find(path)
+    }
+
+    /// Answers a request whose body has been read, up to [`MAX_FORM_BYTES`].
+    ///
+    /// Dropping the future loses no revocation: what has gone to the store is told to memory all the same.
+    pub async fn handle(&self, endpoint: Endpoint, request: http::Request<Bytes>) -> http::Response<Bytes> {
+        match endpoint {
+            Endpoint::Token => endpoint::token::answer(self, &request).await,
+            Endpoint::Revoke => endpoint::revoke::answer(self, &request).await,
+            Endpoint::Jwks => endpoint::jwks::answer(self, &request),
+            Endpoint::Metadata => endpoint::metadata::answer(self, &request),
+        }
+    }
+
+    /// Forgets sessions and revocations that nothing depends on any more. Once a minute is often enough.
+    pub async fn sweep(&self) {
+        self.ledger.sweep(SWEEP_STEP, self.clock.now()).await;
+    }
 }
 
-/// A registered client (RFC 6749 §2).
-#[derive(Clone, Debug)]
-pub struct Client {
-    /// Its identifier.
-    pub id: ClientId,
-    /// The hash of its secret; a client without one is public.
-    pub secret_hash: Option<SecretHash>,
-    /// The grants it may use.
-    pub grants: Vec<GrantType>,
-    /// The scopes it may ask for, and gets when it asks for none.
-    pub scopes: Scopes,
-    /// Whether a refresh makes a new refresh token. Always so for public clients (RFC 9700 §4.14.2).
-    pub rotate: bool,
-    /// Lifetime of its access tokens where it differs from the issuer's.
-    pub access_token_lifetime: Option<Duration>,
+/// What the config room has checked where text was read. Asked again, because a mistake here lets somebody in.
+fn check(config: &Config) -> Result<(), OpenError> {
+    let hashes = config.users.iter().map(|user| (format!("user {}", user.username), &user.password_hash)).chain(
+        config.clients.iter().filter_map(|c| c.secret_hash.as_ref().map(|hash| (format!("client {}", c.id), hash))),
+    );
+    for (whose, hash) in hashes {
+        password::check(hash).map_err(|why| OpenError::Config(format!("the hash of {whose} {why}")))?;
+    }
+    if let Some(user) = config.users.iter().find(|user| user.subject.as_str().starts_with(access::CLIENT_SUBJECT)) {
+        return Err(OpenError::Config(format!(
+            "the subject of user {} begins with {:?}, which is for clients' own tokens",
+            user.username,
+            access::CLIENT_SUBJECT
+        )));
+    }
+    if config.master_key.as_ref().is_some_and(|key| key.expose().len() < keys::MASTER_KEY_BYTES) {
+        return Err(OpenError::Config(format!("the master key has less than {} bytes", keys::MASTER_KEY_BYTES)));
+    }
+    Ok(())
 }
 
-/// The grants a client can be allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GrantType {
-    /// RFC 6749 §4.4.
-    ClientCredentials,
-    /// RFC 6749 §6.
-    RefreshToken,
-    /// RFC 6749 §4.3, which OAuth 2.1 drops; `legacy_password_grant` in the configuration.
-    Password,
-}
-
-/// Who may log in.
-#[derive(Clone, Debug)]
-pub struct User {
-    /// What they type.
-    pub username: Arc<str>,
-    /// The Argon2id hash of their password.
-    pub password_hash: SecretHash,
-    /// The `sub` of their tokens.
-    pub subject: Subject,
-    /// A disabled user can neither log in nor refresh.
-    pub disabled: bool,
-    /// Claims of theirs that go into access tokens as they are (roles, groups).
-    pub claims: serde_json::Map<String, serde_json::Value>,
-}
-
-/// How a secret is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SecretHash {
-    /// A PHC string `$argon2id$…`: for what a person chose.
-    Argon2id(Arc<str>),
-    /// SHA-256 of a secret of at least 256 random bits, which nobody can search: `sha256:<64 hex digits>`.
-    Sha256([u8; 32]),
+/// A verifier for our own tokens, as lenient about time as the most lenient gateway: what one of them would still let
+/// in must be possible to revoke.
+fn own_tokens(config: &Config, keys: KeySet) -> Verifier {
+    let own = provider::Config {
+        name: "issuer".into(),
+        issuer: config.url.clone(),
+        audiences: vec![config.access_token.audience.clone()],
+        algorithms: vec![config.access_token.algorithm],
+        leeway: store::MAX_LEEWAY,
+        profile: Profile::Rfc9068,
+        keys: KeySource::InternalIssuer,
+    };
+    Verifier::new(vec![Provider { config: own, keys }], MAX_TOKEN_BYTES)
 }

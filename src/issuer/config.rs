@@ -1,0 +1,124 @@
+//! The issuer as configured; every value has been checked.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use crate::{
+    store::OnRollback,
+    token::Algorithm,
+    types::{Audience, ClientId, IssuerUrl, Scopes, Secret, Subject},
+};
+
+/// The issuer as configured; every value has been checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The `iss` of its tokens and the base of its endpoints; no trailing slash.
+    pub url: IssuerUrl,
+    /// What it puts into access tokens.
+    pub access_token: AccessToken,
+    /// How its sessions live.
+    pub refresh_token: RefreshToken,
+    /// The folder of the embedded store and of generated keys.
+    pub data: PathBuf,
+    /// The key that refresh tokens are derived from; generated into `data` when `None`.
+    pub master_key: Option<Secret>,
+    /// Who may ask for tokens.
+    pub clients: Vec<Client>,
+    /// Who may log in.
+    pub users: Vec<User>,
+}
+
+/// Access tokens (RFC 9068).
+#[derive(Clone, Debug)]
+pub struct AccessToken {
+    /// Default lifetime; a client may have its own.
+    pub lifetime: Duration,
+    /// What they are signed with.
+    pub algorithm: Algorithm,
+    /// Their `aud`.
+    pub audience: Audience,
+}
+
+/// Refresh tokens and the sessions behind them.
+#[derive(Clone, Debug)]
+pub struct RefreshToken {
+    /// How long a session lives without a refresh.
+    pub idle_lifetime: Duration,
+    /// How long it lives at the most.
+    pub absolute_lifetime: Duration,
+    /// How long tabs that race get the same successor.
+    pub reuse_interval: Duration,
+    /// How long a public client that lost an answer gets the same successor.
+    pub retry_window: Duration,
+    /// The same for a client that authenticates; `None`: for as long as the session lives.
+    pub confidential_retry_window: Option<Duration>,
+    /// What a generation from the future means.
+    pub on_rollback: OnRollback,
+}
+
+/// A registered client (RFC 6749 §2).
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its identifier.
+    pub id: ClientId,
+    /// The hash of its secret; a client without one is public.
+    pub secret_hash: Option<SecretHash>,
+    /// The grants it may use.
+    pub grants: Vec<GrantType>,
+    /// The scopes it may ask for, and gets when it asks for none.
+    pub scopes: Scopes,
+    /// Whether a refresh makes a new refresh token. Always so for public clients (RFC 9700 §4.14.2).
+    pub rotate: bool,
+    /// Lifetime of its access tokens where it differs from the issuer's.
+    pub access_token_lifetime: Option<Duration>,
+}
+
+/// The grants a client can be allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantType {
+    /// RFC 6749 §4.4.
+    ClientCredentials,
+    /// RFC 6749 §6.
+    RefreshToken,
+    /// RFC 6749 §4.3, which OAuth 2.1 drops; `legacy_password_grant` in the configuration.
+    Password,
+}
+
+impl GrantType {
+    /// The value of `grant_type`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+            Self::RefreshToken => "refresh_token",
+            Self::Password => "password",
+        }
+    }
+
+    /// The grant of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::ClientCredentials, Self::RefreshToken, Self::Password].into_iter().find(|grant| grant.name() == name)
+    }
+}
+
+/// Who may log in.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// What they type.
+    pub username: Arc<str>,
+    /// The Argon2id hash of their password.
+    pub password_hash: SecretHash,
+    /// The `sub` of their tokens.
+    pub subject: Subject,
+    /// A disabled user can neither log in nor refresh.
+    pub disabled: bool,
+    /// Claims of theirs that go into access tokens as they are (roles, groups).
+    pub claims: serde_json::Map<String, serde_json::Value>,
+}
+
+/// How a secret is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretHash {
+    /// A PHC string `$argon2id$…`: for what a person chose.
+    Argon2id(Arc<str>),
+    /// SHA-256 of a secret of at least 256 random bits, which nobody can search: `sha256:<64 hex digits>`.
+    Sha256([u8; 32]),
+}

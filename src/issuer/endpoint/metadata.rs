@@ -1,0 +1,44 @@
+//! Authorization server metadata (RFC 8414): what is true, and nothing else.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use serde_json::{Value, json};
+
+use super::{JWKS, REVOKE, TOKEN};
+use crate::issuer::{Config, GrantType, Issuer};
+
+pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
+    super::document(request, &issuer.metadata)
+}
+
+/// Writes the document.
+pub(in crate::issuer) fn document(config: &Config) -> String {
+    let (url, clients) = (&config.url, &config.clients);
+    let mut methods = Vec::new();
+    if clients.iter().any(|client| client.secret_hash.is_some()) {
+        methods.extend(["client_secret_basic", "client_secret_post"]);
+    }
+    if clients.iter().any(|client| client.secret_hash.is_none()) {
+        methods.push("none");
+    }
+    let grants: Vec<_> = [GrantType::ClientCredentials, GrantType::Password, GrantType::RefreshToken]
+        .into_iter()
+        .filter(|grant| clients.iter().any(|client| client.grants.contains(grant)))
+        .map(GrantType::name)
+        .collect();
+    let mut document = json!({
+        "issuer": url.as_str(),
+        "token_endpoint": format!("{url}{TOKEN}"),
+        "token_endpoint_auth_methods_supported": methods,
+        "revocation_endpoint": format!("{url}{REVOKE}"),
+        "revocation_endpoint_auth_methods_supported": methods,
+        "grant_types_supported": grants,
+        // Required, and empty: there is no authorization endpoint.
+        "response_types_supported": [],
+    });
+    // A key that also signs is never published, and a link to an empty set would promise one.
+    if !config.access_token.algorithm.is_symmetric() {
+        document["jwks_uri"] = Value::from(format!("{url}{JWKS}"));
+    }
+    document.to_string()
+}

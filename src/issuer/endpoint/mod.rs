@@ -1,0 +1,82 @@
+//! The endpoints: requests into types, types into responses.
+
+pub(super) mod jwks;
+pub(super) mod metadata;
+pub(super) mod revoke;
+pub(super) mod token;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+
+use super::error::forbid_storing;
+use crate::types::IssuerUrl;
+
+/// What the issuer serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// RFC 6749 §3.2.
+    Token,
+    /// RFC 7009.
+    Revoke,
+    /// RFC 7517 §5.
+    Jwks,
+    /// RFC 8414.
+    Metadata,
+}
+
+/// Where it serves them.
+pub(super) struct Paths([(Box<str>, Endpoint); 4]);
+
+impl Paths {
+    pub(super) fn new(url: &IssuerUrl) -> Self {
+        let base = base_path(url);
+        Self([
+            (format!("{base}{TOKEN}").into(), Endpoint::Token),
+            (format!("{base}{REVOKE}").into(), Endpoint::Revoke),
+            (format!("{base}{JWKS}").into(), Endpoint::Jwks),
+            // The well-known name goes between host and path (RFC 8414 §3.1).
+            (format!("/.well-known/oauth-authorization-server{base}").into(), Endpoint::Metadata),
+        ])
+    }
+
+    pub(super) fn find(&self, path: &str) -> Option<Endpoint> {
+        self.0.iter().find(|(known, _)| **known == *path).map(|(_, endpoint)| *endpoint)
+    }
+}
+
+const TOKEN: &str = "/oauth/token";
+const REVOKE: &str = "/oauth/revoke";
+const JWKS: &str = "/.well-known/jwks.json";
+
+/// The path of the issuer's URL; empty where it has none.
+fn base_path(url: &IssuerUrl) -> &str {
+    let rest = url.as_str().split_once("://").map_or("", |(_, rest)| rest);
+    rest.find('/').map_or("", |at| &rest[at..])
+}
+
+/// The answer to a method that the endpoint does not have.
+fn method_not_allowed(allow: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(
+        br#"{"error":"invalid_request","error_description":"The endpoint does not take this method."}"#,
+    ));
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    let headers = response.headers_mut();
+    headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    forbid_storing(headers);
+    response
+}
+
+/// A document that anybody may read, and keep for a while.
+fn document(request: &Request<Bytes>, text: &Bytes) -> Response<Bytes> {
+    let head = request.method() == Method::HEAD;
+    if !head && request.method() != Method::GET {
+        return method_not_allowed("GET, HEAD");
+    }
+    let mut response = Response::new(if head { Bytes::new() } else { text.clone() });
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    headers.insert(header::CONTENT_LENGTH, text.len().into());
+    response
+}

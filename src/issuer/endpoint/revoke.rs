@@ -1,0 +1,72 @@
+//! The revocation endpoint (RFC 7009).
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+
+use super::method_not_allowed;
+use crate::issuer::{
+    Client, Issuer, client,
+    error::{Error, forbid_storing},
+    form::{Form, Param},
+    ledger::Cause,
+    session::RefreshTokens,
+};
+
+pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
+    if request.method() != Method::POST {
+        return method_not_allowed("POST");
+    }
+    match revoke(issuer, request).await {
+        // §2.2: the status says it all.
+        Ok(()) => {
+            let mut response = Response::new(Bytes::new());
+            forbid_storing(response.headers_mut());
+            response
+        }
+        Err(error) => error.response(),
+    }
+}
+
+/// The hint is not needed: the two kinds of token look different.
+async fn revoke(issuer: &Issuer, request: &Request<Bytes>) -> Result<(), Error> {
+    let form = Form::read(request.headers(), request.body())?;
+    let token = form.require(Param::Token)?;
+    let client = client::authenticate(issuer, request.headers(), &form).await?;
+    if RefreshTokens::looks_like(token) {
+        revoke_refresh_token(issuer, client, token).await
+    } else {
+        revoke_access_token(issuer, client, token).await
+    }
+}
+
+/// Ends the session. A superseded token does so as well: whoever holds one has held the session.
+async fn revoke_refresh_token(issuer: &Issuer, client: &Client, token: &str) -> Result<(), Error> {
+    let Some(presented) = issuer.refresh_tokens.read(token, &client.id) else {
+        let others = issuer.clients.keys().any(|id| issuer.refresh_tokens.read(token, id).is_some());
+        // A token that nobody has made is as good as revoked (§2.2).
+        return if others { Err(not_yours()) } else { Ok(()) };
+    };
+    if issuer.ledger.is_blacklisted(presented.session) {
+        return Ok(());
+    }
+    Ok(issuer.ledger.revoke_session(presented.session, Cause::RevokeEndpoint).await?)
+}
+
+/// Ends this one token; its session goes on.
+async fn revoke_access_token(issuer: &Issuer, client: &Client, token: &str) -> Result<(), Error> {
+    // One that we would not let in anyway is as good as revoked.
+    let Ok(identity) = issuer.own.verify(token, issuer.clock.now()) else { return Ok(()) };
+    if identity.text("client_id") != Some(client.id.as_str()) {
+        return Err(not_yours());
+    }
+    let Some(jti) = identity.text("jti") else { return Ok(()) };
+    if issuer.ledger.is_revoked(identity.text("sid"), jti) {
+        return Ok(());
+    }
+    Ok(issuer.ledger.revoke_token(jti, identity.expires_at, Cause::RevokeEndpoint).await?)
+}
+
+/// §2.1: "the request is refused and the client is informed of the error".
+fn not_yours() -> Error {
+    Error::InvalidRequest("The token was issued to another client.".into())
+}

@@ -1,0 +1,130 @@
+//! The parameters of a request, each once, bounded, and free of control characters.
+
+use http::{HeaderMap, header};
+
+use super::error::Error;
+
+/// The largest body that the token and revocation endpoints look at, in bytes.
+pub const MAX_FORM_BYTES: usize = 64 * 1024;
+
+/// The parameters we know. Others are ignored (RFC 6749 §3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Param {
+    GrantType,
+    ClientId,
+    ClientSecret,
+    Username,
+    Password,
+    RefreshToken,
+    Scope,
+    Token,
+    TokenTypeHint,
+}
+
+impl Param {
+    const ALL: [Self; 9] = [
+        Self::GrantType,
+        Self::ClientId,
+        Self::ClientSecret,
+        Self::Username,
+        Self::Password,
+        Self::RefreshToken,
+        Self::Scope,
+        Self::Token,
+        Self::TokenTypeHint,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::GrantType => "grant_type",
+            Self::ClientId => "client_id",
+            Self::ClientSecret => "client_secret",
+            Self::Username => "username",
+            Self::Password => "password",
+            Self::RefreshToken => "refresh_token",
+            Self::Scope => "scope",
+            Self::Token => "token",
+            Self::TokenTypeHint => "token_type_hint",
+        }
+    }
+
+    /// The longest value that is looked at, in bytes.
+    const fn max_bytes(self) -> usize {
+        match self {
+            Self::GrantType | Self::TokenTypeHint => 128,
+            Self::ClientId | Self::Username => 256,
+            Self::ClientSecret | Self::Password | Self::RefreshToken => 1024,
+            Self::Scope => 4096,
+            Self::Token => super::MAX_TOKEN_BYTES,
+        }
+    }
+}
+
+/// What a request asks for. No `Debug`: it holds secrets.
+pub(super) struct Form(Vec<(Param, Box<str>)>);
+
+impl Form {
+    /// Reads a body of `application/x-www-form-urlencoded`.
+    ///
+    /// # Errors
+    /// `invalid_request` when it is of another type, too long, or says one thing twice.
+    pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, Error> {
+        if !is_form(headers) {
+            return Err(Error::InvalidRequest("The body must be application/x-www-form-urlencoded.".into()));
+        }
+        if body.len() > MAX_FORM_BYTES {
+            return Err(Error::InvalidRequest("The body is too long.".into()));
+        }
+        let mut form = Self(Vec::with_capacity(Param::ALL.len()));
+        for (name, value) in form_urlencoded::parse(body) {
+            let Some(param) = Param::ALL.into_iter().find(|param| param.name() == name) else { continue };
+            if form.0.iter().any(|(known, _)| *known == param) {
+                return Err(param.fault("is repeated"));
+            }
+            check(param, &value)?;
+            form.0.push((param, value.into()));
+        }
+        Ok(form)
+    }
+
+    /// A parameter. One without a value counts as left out (RFC 6749 §3.2).
+    pub(super) fn get(&self, param: Param) -> Option<&str> {
+        self.0.iter().find(|(known, _)| *known == param).map(|(_, value)| &**value).filter(|value| !value.is_empty())
+    }
+
+    /// A parameter that must be there.
+    ///
+    /// # Errors
+    /// `invalid_request` when it is not.
+    pub(super) fn require(&self, param: Param) -> Result<&str, Error> {
+        self.get(param).ok_or_else(|| param.fault("is missing"))
+    }
+}
+
+impl Param {
+    fn fault(self, what: &str) -> Error {
+        Error::InvalidRequest(format!("The parameter {} {what}.", self.name()).into())
+    }
+}
+
+fn check(param: Param, value: &str) -> Result<(), Error> {
+    if value.len() > param.max_bytes() {
+        return Err(param.fault("is too long"));
+    }
+    if value.chars().any(|c| c.is_ascii_control()) {
+        return Err(param.fault("holds a control character"));
+    }
+    // What the decoder writes where the bytes are no UTF-8. Two different passwords must not become one.
+    if value.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(param.fault("is not UTF-8"));
+    }
+    Ok(())
+}
+
+/// One content type, whatever its parameters: some clients add a charset.
+fn is_form(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(first), None) = (types.next(), types.next()) else { return false };
+    let media_type = first.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    media_type.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}

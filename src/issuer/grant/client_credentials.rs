@@ -1,0 +1,20 @@
+//! RFC 6749 §4.4: a client speaks for itself. No session, and no refresh token (§4.4.3).
+
+use super::{Granted, requested_scopes};
+use crate::issuer::{
+    Client, Issuer,
+    access::{CLIENT_SUBJECT, Grant},
+    error::Error,
+    form::Form,
+};
+
+pub(in crate::issuer) fn grant(issuer: &Issuer, client: &Client, form: &Form) -> Result<Granted, Error> {
+    // "MUST only be used by confidential clients": a bare name proves nothing.
+    if client.secret_hash.is_none() {
+        return Err(Error::UnauthorizedClient);
+    }
+    let scopes = requested_scopes(form, &client.scopes)?;
+    let subject = format!("{CLIENT_SUBJECT}{}", client.id);
+    let grant = Grant { subject: &subject, scopes: &scopes, session: None, claims: None };
+    Granted::new(issuer, client, &grant, None, issuer.clock.now())
+}

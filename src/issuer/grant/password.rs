@@ -1,0 +1,44 @@
+//! RFC 6749 §4.3: a user's password passes through the client. OAuth 2.1 drops it; so does the default.
+
+use super::{Granted, requested_scopes};
+use crate::{
+    issuer::{
+        Client, GrantType, Issuer,
+        access::Grant,
+        error::Error,
+        form::{Form, Param},
+    },
+    store::NewSession,
+};
+
+pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Form) -> Result<Granted, Error> {
+    let (username, password) = (form.require(Param::Username)?, form.require(Param::Password)?);
+    let scopes = requested_scopes(form, &client.scopes)?;
+    let user = issuer.users.log_in(&issuer.passwords, username, password).await?;
+    // One text for no such user, a wrong password and a disabled user.
+    let user = user.ok_or(Error::InvalidGrant("The username or the password is wrong."))?;
+
+    let now = issuer.clock.now();
+    let session = if client.grants.contains(&GrantType::RefreshToken) {
+        let settings = &issuer.config.refresh_token;
+        let new = NewSession {
+            client: client.id.clone(),
+            subject: user.subject.clone(),
+            scopes: scopes.clone(),
+            idle_lifetime: settings.idle_lifetime,
+            absolute_lifetime: settings.absolute_lifetime,
+            access_lifetime: issuer.access_lifetime(client),
+        };
+        Some(issuer.ledger.open(new).await?)
+    } else {
+        None
+    };
+    let refresh_token = session.as_ref().map(|session| issuer.refresh_tokens.issue(session));
+    let grant = Grant {
+        subject: user.subject.as_str(),
+        scopes: &scopes,
+        session: session.map(|session| session.id),
+        claims: Some(&user.claims),
+    };
+    Granted::new(issuer, client, &grant, refresh_token, now)
+}

@@ -1,0 +1,146 @@
+//! Verifying what people and clients know: Argon2id off the runtime and bounded, SHA-256 on the spot.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash::phc::PasswordHash};
+use aws_lc_rs::{digest, hmac, rand};
+use subtle::ConstantTimeEq as _;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+
+use super::{SecretHash, error::Error};
+use crate::types::{ClientId, Secret};
+
+/// How many passwords are hashed at one time: each takes 20 ms of a core and 19 MiB.
+const AT_ONCE: usize = 2;
+
+/// How many more may wait; the next one is told to come back.
+const WAITING: usize = 64;
+
+/// How long one may wait.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The largest memory a hash may ask for, in KiB.
+const MAX_MEMORY_KIB: u32 = 1024 * 1024;
+
+/// Allocations above 32 MiB are given back to the system by every common allocator as soon as they are freed, where
+/// smaller ones may stay with the process for good. What is never touched takes no memory.
+const RESERVED_BLOCKS: usize = 33 * 1024;
+
+/// Verifies secrets, and remembers those of clients that were right.
+pub(super) struct Passwords {
+    admitted: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+    process_key: hmac::Key,
+    /// The MAC of each client's right secret, once it has been seen. A client's hash never changes under an issuer, so an
+    /// entry is good for as long as the issuer lives; there are at most as many as clients.
+    remembered: Mutex<HashMap<ClientId, hmac::Tag>>,
+}
+
+impl Passwords {
+    pub(super) fn new() -> Self {
+        let mut key = [0; 32];
+        rand::fill(&mut key).expect("a system without random numbers cannot issue tokens");
+        Self {
+            admitted: Arc::new(Semaphore::new(AT_ONCE + WAITING)),
+            running: Arc::new(Semaphore::new(AT_ONCE)),
+            process_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            remembered: Mutex::default(),
+        }
+    }
+
+    /// Whether `secret` is the one behind `hash`.
+    ///
+    /// # Errors
+    /// When too many wait already, or this one has waited too long.
+    pub(super) async fn verify(&self, hash: &SecretHash, secret: &str) -> Result<bool, Error> {
+        let phc = match hash {
+            SecretHash::Sha256(expected) => {
+                let actual = digest::digest(&digest::SHA256, secret.as_bytes());
+                return Ok(actual.as_ref().ct_eq(expected).into());
+            }
+            SecretHash::Argon2id(phc) => phc.clone(),
+        };
+        let admitted = self.admitted.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
+        let running = timeout(PATIENCE, self.running.clone().acquire_owned()).await.map_err(|_| Error::Busy)?;
+        let running = running.map_err(|_| Error::Busy)?;
+        let secret = Secret::new(secret.into());
+        // The permits go along: a client that hangs up must not make room for more than can run.
+        let verified = spawn_blocking(move || {
+            let _permits = (admitted, running);
+            Argon2id::parse(&phc).is_ok_and(|hash| hash.verify(secret.expose()))
+        });
+        verified.await.map_err(|_| Error::Busy)
+    }
+
+    /// The same for a client, whose secret is hashed once and recognised from then on: Argon2 is never in the way of a
+    /// refresh.
+    ///
+    /// # Errors
+    /// As [`Passwords::verify`].
+    pub(super) async fn verify_client(&self, id: &ClientId, hash: &SecretHash, secret: &str) -> Result<bool, Error> {
+        let seen = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
+        if seen.is_some_and(|tag| hmac::verify(&self.process_key, secret.as_bytes(), tag.as_ref()).is_ok()) {
+            return Ok(true);
+        }
+        let right = self.verify(hash, secret).await?;
+        if right && matches!(hash, SecretHash::Argon2id(_)) {
+            let tag = hmac::sign(&self.process_key, secret.as_bytes());
+            self.remembered.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), tag);
+        }
+        Ok(right)
+    }
+}
+
+/// Whether a hash can be verified against; if not, what it is instead.
+///
+/// # Errors
+/// When it is no Argon2id hash, or asks for more memory than a login is worth.
+pub(super) fn check(hash: &SecretHash) -> Result<(), &'static str> {
+    match hash {
+        SecretHash::Argon2id(phc) => Argon2id::parse(phc).map(drop),
+        SecretHash::Sha256(_) => Ok(()),
+    }
+}
+
+/// A PHC string taken apart.
+struct Argon2id {
+    hasher: Argon2<'static>,
+    blocks: usize,
+    salt: Box<[u8]>,
+    expected: Box<[u8]>,
+}
+
+impl Argon2id {
+    fn parse(phc: &str) -> Result<Self, &'static str> {
+        let hash = PasswordHash::new(phc).map_err(|_| "is no PHC string")?;
+        let algorithm = Algorithm::try_from(hash.algorithm.as_str()).map_err(|_| "is not an Argon2id hash")?;
+        if algorithm != Algorithm::Argon2id {
+            return Err("is not an Argon2id hash");
+        }
+        // A PHC string without `v=` is of the first version, which nobody should still have.
+        let version = hash.version.and_then(|v| Version::try_from(v).ok()).ok_or("has an unknown version of Argon2")?;
+        let params = Params::try_from(&hash).map_err(|_| "has parameters that Argon2id does not take")?;
+        if params.m_cost() > MAX_MEMORY_KIB {
+            return Err("asks for more than 1 GiB of memory");
+        }
+        let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else { return Err("lacks its salt or its hash") };
+        Ok(Self {
+            blocks: params.block_count(),
+            salt: salt.as_ref().into(),
+            expected: expected.as_bytes().into(),
+            hasher: Argon2::new(algorithm, version, params),
+        })
+    }
+
+    fn verify(&self, secret: &[u8]) -> bool {
+        let mut memory = Vec::with_capacity(self.blocks.max(RESERVED_BLOCKS));
+        memory.resize(self.blocks, Block::default());
+        let mut actual = vec![0; self.expected.len()];
+        let hashed = self.hasher.hash_password_into_with_memory(secret, &self.salt, &mut actual, &mut memory);
+        hashed.is_ok() && bool::from(actual.ct_eq(&self.expected))
+    }
+}

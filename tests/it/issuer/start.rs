@@ -1,0 +1,198 @@
+//! What a start makes, keeps and refuses; and what anybody may read.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use sidegate::issuer::Endpoint;
+
+use super::*;
+
+#[tokio::test]
+async fn a_restart_keeps_keys_sessions_and_revocations() {
+    let rig = Rig::new().await;
+    let (live, gone) = (rig.log_in().await, rig.log_in().await);
+    let single = rig.token(Some(&svc()), "grant_type=client_credentials").await.tokens();
+    rig.post("/oauth/revoke", Some(&app()), &format!("token={}", gone.refresh)).await;
+    rig.post("/oauth/revoke", Some(&svc()), &format!("token={}", single.access)).await;
+    let jwks = rig.get("/.well-known/jwks.json").await;
+
+    let rig = rig.restarted(|_| {}).await;
+    assert_eq!(rig.get("/.well-known/jwks.json").await, jwks);
+    // Known before the first request.
+    assert!(rig.is_revoked(&gone.access) && rig.is_revoked(&single.access) && !rig.is_revoked(&live.access));
+    assert_eq!(rig.metric("sidegate_revocation_entries{kind=\"session\"}"), 1);
+    rig.refresh(&live.refresh).await.tokens();
+    rig.refresh(&gone.refresh).await.assert_error(400, "invalid_grant");
+    assert_eq!(rig.refreshes("blacklisted"), 1);
+}
+
+#[tokio::test]
+async fn each_algorithm_has_a_key_of_its_own_that_stays() {
+    let rig = Rig::new().await;
+    let ec = rig.get("/.well-known/jwks.json").await;
+    let rig = rig.restarted(|config| config.access_token.algorithm = Algorithm::EdDsa).await;
+    assert_eq!(rig.get("/.well-known/jwks.json").await["keys"][0]["kty"], "OKP");
+    let rig = rig.restarted(|config| config.access_token.algorithm = Algorithm::Es256).await;
+    assert_eq!(rig.get("/.well-known/jwks.json").await, ec);
+    for entry in fs::read_dir(&rig.config.data).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn a_shared_key_is_never_published() {
+    let rig = Rig::with(|config| config.access_token.algorithm = Algorithm::Hs256).await;
+    assert_eq!(rig.get("/.well-known/jwks.json").await, json!({ "keys": [] }));
+    assert!(rig.get("/.well-known/oauth-authorization-server").await.get("jwks_uri").is_none());
+    let tokens = rig.log_in().await;
+    assert_eq!(part(&tokens.access, 0)["alg"], "HS256");
+    rig.post("/oauth/revoke", Some(&app()), &format!("token={}", tokens.access)).await;
+    assert!(rig.is_revoked(&tokens.access));
+}
+
+#[tokio::test]
+async fn a_key_that_everybody_can_read_is_refused() {
+    for name in ["master.key", "signing-es256.key"] {
+        let rig = Rig::new().await;
+        let path = rig.config.data.join(name);
+        let Rig { folder: _folder, hand, config, issuer, .. } = rig;
+        drop(issuer);
+        let before = fs::read(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = refused(&config, &hand).await;
+        assert!(error.starts_with(&format!("the key file {} can be used by everybody (mode 644)", path.display())));
+        assert_eq!(fs::read(&path).unwrap(), before);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        open(&config, &hand, &Arc::default(), &Metrics::new().unwrap()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_key_is_refused_and_not_replaced() {
+    for name in ["master.key", "signing-es256.key"] {
+        let rig = Rig::new().await;
+        let path = rig.config.data.join(name);
+        let Rig { folder: _folder, hand, config, issuer, .. } = rig;
+        drop(issuer);
+        fs::write(&path, b"short").unwrap();
+        assert!(refused(&config, &hand).await.starts_with("the key file"));
+        assert_eq!(fs::read(&path).unwrap(), b"short");
+    }
+}
+
+#[tokio::test]
+async fn a_master_key_from_the_configuration_makes_the_tokens() {
+    use sidegate::types::Secret;
+    let rig = Rig::with(|config| config.master_key = Some(Secret::new(vec![7; 32]))).await;
+    assert!(!rig.config.data.join("master.key").exists());
+    let tokens = rig.log_in().await;
+    let rig = rig.restarted(|config| config.master_key = Some(Secret::new(vec![8; 32]))).await;
+    rig.refresh(&tokens.refresh).await.assert_error(400, "invalid_grant");
+    assert_eq!(rig.refreshes("forged"), 1);
+    let rig = rig.restarted(|config| config.master_key = Some(Secret::new(vec![7; 32]))).await;
+    rig.refresh(&tokens.refresh).await.tokens();
+}
+
+#[tokio::test]
+async fn a_second_issuer_on_the_same_folder_is_told_whose_it_is() {
+    let rig = Rig::new().await;
+    let error = refused(&rig.config, &rig.hand).await;
+    assert!(error.ends_with(&format!("is in use by sidegate with pid {}", std::process::id())), "{error}");
+}
+
+type Change = fn(&mut Config);
+
+#[tokio::test]
+async fn a_configuration_that_would_let_somebody_in_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, hand) = Clock::simulated(Timestamp::from_secs(START));
+    let changes: [(Change, &str); 4] = [
+        (|config| config.users[0].subject = Subject::new("client:svc"), "the subject of user alice"),
+        (|config| config.users[0].password_hash = SecretHash::Argon2id("secret".into()), "the hash of user alice"),
+        (
+            |config| {
+                config.clients[0].secret_hash =
+                    Some(SecretHash::Argon2id("$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aaaaaaaaaaaaaaaa".into()))
+            },
+            "the hash of client app is not an Argon2id hash",
+        ),
+        (|config| config.master_key = Some(sidegate::types::Secret::new(vec![7; 31])), "the master key has less"),
+    ];
+    for (change, text) in changes {
+        let mut config = config(folder.path());
+        change(&mut config);
+        let error = refused(&config, &hand).await;
+        assert!(error.starts_with(text), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_paths_follow_the_issuers_url() {
+    let rig = Rig::new().await;
+    let find = |path| rig.issuer.endpoint(path);
+    assert_eq!(find("/oauth/token"), Some(Endpoint::Token));
+    assert_eq!(find("/oauth/revoke"), Some(Endpoint::Revoke));
+    assert_eq!(find("/.well-known/jwks.json"), Some(Endpoint::Jwks));
+    assert_eq!(find("/.well-known/oauth-authorization-server"), Some(Endpoint::Metadata));
+    for path in ["/oauth/token/", "//oauth/token", "/oauth/%74oken", "/OAUTH/token", "/oauth", "/", ""] {
+        assert_eq!(find(path), None, "{path}");
+    }
+
+    let rig = Rig::with(|config| config.url = IssuerUrl::new("https://id.example/tenant")).await;
+    let find = |path| rig.issuer.endpoint(path);
+    assert_eq!(find("/tenant/oauth/token"), Some(Endpoint::Token));
+    assert_eq!(find("/tenant/.well-known/jwks.json"), Some(Endpoint::Jwks));
+    assert_eq!(find("/.well-known/oauth-authorization-server/tenant"), Some(Endpoint::Metadata));
+    assert_eq!(find("/oauth/token"), None);
+    assert_eq!(find("/.well-known/oauth-authorization-server"), None);
+}
+
+#[tokio::test]
+async fn the_metadata_says_what_is_true() {
+    let rig = Rig::new().await;
+    assert_eq!(
+        rig.get("/.well-known/oauth-authorization-server").await,
+        json!({
+            "issuer": URL,
+            "token_endpoint": "http://localhost:3000/oauth/token",
+            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+            "revocation_endpoint": "http://localhost:3000/oauth/revoke",
+            "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+            "grant_types_supported": ["client_credentials", "password", "refresh_token"],
+            "response_types_supported": [],
+            "jwks_uri": "http://localhost:3000/.well-known/jwks.json",
+        })
+    );
+}
+
+#[tokio::test]
+async fn what_is_published_may_be_kept_and_asked_for_by_head() {
+    let rig = Rig::new().await;
+    for path in ["/.well-known/jwks.json", "/.well-known/oauth-authorization-server"] {
+        let get = rig.send(Request::get(path).body(Bytes::new()).unwrap()).await;
+        let head = rig.send(Request::head(path).body(Bytes::new()).unwrap()).await;
+        assert_eq!(get.header(header::CACHE_CONTROL), Some("public, max-age=300"));
+        assert_eq!(get.header(header::CONTENT_TYPE), Some("application/json"));
+        assert_eq!(get.0.headers(), head.0.headers());
+        assert_eq!(get.header(header::CONTENT_LENGTH), Some(&*get.0.body().len().to_string()));
+        assert!(head.0.body().is_empty());
+    }
+    let jwks = rig.get("/.well-known/jwks.json").await;
+    assert!(jwks["keys"][0].get("d").is_none());
+    assert_eq!(part(&rig.log_in().await.access, 0)["kid"], jwks["keys"][0]["kid"]);
+}
+
+impl Rig {
+    async fn get(&self, path: &str) -> Value {
+        let answer = self.send(Request::get(path).body(Bytes::new()).unwrap()).await;
+        assert_eq!(answer.status(), 200);
+        answer.json()
+    }
+}
+
+async fn refused(config: &Config, hand: &Arc<AtomicU64>) -> String {
+    match open(config, hand, &Arc::default(), &Metrics::new().unwrap()).await {
+        Ok(_) => panic!("it started"),
+        Err(error) => error.to_string(),
+    }
+}
