@@ -16,3 +16,9 @@ pub mod issuer;
 
 pub mod admin;
 pub mod server;
+
+pub mod config;
+
+pub mod app;
+
+pub mod cli;
