@@ -17,3 +17,9 @@ pub mod issuer;
 pub mod admin;
 pub mod demo;
 pub mod server;
+
+pub mod config;
+
+pub mod app;
+
+pub mod cli;

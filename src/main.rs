@@ -1,1 +1,18 @@
-fn main() {}
+//! `sidegate`: reads its arguments, does what they say, and ends with 0 (done), 1 (it failed while running) or 2 (the
+//! configuration or the arguments are wrong).
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sidegate::cli::{Cli, Command, check, hash_password, run};
+
+fn main() -> ExitCode {
+    match Cli::parse().into_command() {
+        // Load the configuration, then hand it to `app`, which wires the rooms and serves until it is told to stop.
+        Command::Run(args) => run::main(&args),
+        // Load it, say what is wrong with it, and no more.
+        Command::Check(args) => check::main(&args),
+        // Turn a password or a fresh secret into what the configuration keeps of it.
+        Command::HashPassword(args) => hash_password::main(&args),
+    }
+}

@@ -165,7 +165,10 @@ impl Key {
                 secret.len()
             )));
         }
-        Ok(Self { kid: kid.map(Into::into), material: Material::Shared(algorithm, Box::new(hmac::Key::new(hash, secret))) })
+        Ok(Self {
+            kid: kid.map(Into::into),
+            material: Material::Shared(algorithm, Box::new(hmac::Key::new(hash, secret))),
+        })
     }
 
     fn from_jwk(value: serde_json::Value) -> Result<Self, KeyError> {

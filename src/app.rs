@@ -1,0 +1,339 @@
+//! The one place that wires rooms: start, serve, drain.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use tokio::{
+    runtime::{Builder, Handle},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    admin::{self, Health},
+    clock::Clock,
+    config::{Config, Loaded},
+    demo,
+    gateway::{self, Gateway},
+    http::{Body, Peer, RequestBody},
+    issuer::{self, Endpoint, Issuer, MAX_FORM_BYTES},
+    revocation::Revocations,
+    server::{self, BindError, Bound, Handler, Server},
+    telemetry::{Decision, Metrics, Outcome, Recorder, log},
+    token::{
+        provider::KeySource,
+        verify::{Provider, Verifier},
+    },
+};
+
+/// Why the process could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address could not be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The issuer could not start.
+    #[error(transparent)]
+    Issuer(#[from] issuer::OpenError),
+    /// Threads, sockets or signals could not be had.
+    #[error("the system refuses: {0}")]
+    System(#[from] io::Error),
+    /// A series could not be registered.
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Threads for issuer, store and admin. What takes long there (a password's hash) has threads of its own.
+const CONTROL_THREADS: usize = 2;
+/// How often expired sessions and revocations are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Runs until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(loaded: Loaded) -> Result<(), Error> {
+    let _log = log::start(&loaded.config.log);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let control = Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        // A hash takes 19 MiB: the issuer bounds how many run, and idle threads need not linger.
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()?;
+    let outcome = control.block_on(async {
+        let mut told_to_stop = Stop::listen()?;
+        let app = App::start(loaded.config, Clock::System).await?;
+        app.announce();
+        told_to_stop.wait().await;
+        app.stop().await;
+        Ok(())
+    });
+    // Nothing that is left may keep the process: what matters is on disk.
+    control.shutdown_background();
+    outcome
+}
+
+/// A Sidegate that serves.
+pub struct App {
+    server: Server,
+    health: Health,
+    listening: Listening,
+    drain_delay: Duration,
+    background: tokio::task::JoinSet<()>,
+}
+
+/// Where it really listens, and what there is: for who starts it.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// Each listener's name, address, whether it speaks TLS, and whether it answers the issuer's paths.
+    pub listeners: Vec<(Arc<str>, SocketAddr, bool, bool)>,
+    /// The admin listener.
+    pub admin: SocketAddr,
+    /// The issuer's `iss`, where there is one.
+    pub issuer: Option<String>,
+    routes: Vec<String>,
+    demo: bool,
+}
+
+impl App {
+    /// Takes its addresses and its data first, so that a second instance fails before it does anything; then loads keys
+    /// and revocations; then serves. When it answers, it is ready. Must be called on the control runtime.
+    ///
+    /// # Errors
+    /// When an address, the data or the system refuses.
+    pub async fn start(config: Config, clock: Clock) -> Result<Self, Error> {
+        let metrics = Metrics::new()?;
+        let health = Health::new(metrics.clone());
+        let (admin_socket, admin_address) = server::bind_address(config.admin.address)?;
+        let bound = config.server.listeners.iter().map(server::bind).collect::<Result<Vec<_>, _>>()?;
+        let revocations = Arc::new(Revocations::default());
+        let issuer = match &config.issuer {
+            Some(issuer) => {
+                Some(Issuer::open(issuer.clone(), clock.clone(), revocations.clone(), metrics.clone()).await?)
+            }
+            None => None,
+        };
+        let demo = if wants_demo(&config) { Some(demo::start().await?) } else { None };
+        let listening = Listening::of(&config, &bound, admin_address);
+        let verifier = verifier(&config, issuer.as_deref());
+        let gateway = Arc::new(Gateway::new(
+            config.gateway,
+            verifier,
+            revocations,
+            clock,
+            metrics.clone(),
+            demo,
+            config.log.requests,
+        ));
+        let front =
+            FrontMaker { gateway, issuer: issuer.clone(), metrics: metrics.clone(), control: Handle::current() };
+        let server = server::start(&config.server, bound, &metrics, move || front.make())?;
+        let mut background = tokio::task::JoinSet::new();
+        let (pulse, probes, scraped) = (server.pulse(), health.clone(), metrics.clone());
+        background.spawn(async move {
+            let Err(error) = admin::serve(admin_socket, probes, scraped, move || pulse.slowest()).await;
+            tracing::error!(%error, "the admin listener failed");
+        });
+        if let Some(issuer) = issuer {
+            background.spawn(async move {
+                loop {
+                    tokio::time::sleep(SWEEP_INTERVAL).await;
+                    issuer.sweep().await;
+                }
+            });
+        }
+        health.ready();
+        Ok(Self { server, health, listening, drain_delay: config.server.drain_delay, background })
+    }
+
+    /// Where it listens.
+    pub fn listening(&self) -> &Listening {
+        &self.listening
+    }
+
+    /// Not ready; serve on for the delay; refuse new connections; finish what is in flight, up to the timeout.
+    pub async fn stop(mut self) {
+        self.health.draining();
+        tracing::info!("draining");
+        tokio::time::sleep(self.drain_delay).await;
+        self.server.drain().await;
+        self.background.shutdown().await;
+        tracing::info!("drained");
+    }
+
+    /// Tells whoever started it what it listens on, which routes there are, and what to try.
+    fn announce(&self) {
+        let mut out = io::stdout().lock();
+        // Where nobody reads standard output any more, nobody misses it.
+        let _ = self.listening.print(&mut out).and_then(|()| out.flush());
+    }
+}
+
+fn wants_demo(config: &Config) -> bool {
+    config.gateway.upstreams.iter().any(|upstream| upstream.target == gateway::config::Target::Demo)
+}
+
+fn verifier(config: &Config, issuer: Option<&Issuer>) -> Verifier {
+    let keys = |source: &KeySource| match (source, issuer) {
+        (KeySource::Fixed(keys), _) => Some(keys.clone()),
+        (KeySource::InternalIssuer, Some(issuer)) => Some(issuer.key_set()),
+        (KeySource::InternalIssuer, None) => None,
+    };
+    // The configuration's check refuses a provider of an issuer that is not there. Were it wrong, the list would end here:
+    // routes know providers by index, and one that is not there lets nobody in.
+    let providers = config
+        .providers
+        .iter()
+        .map_while(|provider| Some(Provider { config: provider.clone(), keys: keys(&provider.keys)? }));
+    Verifier::new(providers.collect(), config.gateway.max_token_bytes)
+}
+
+/// SIGTERM or SIGINT.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    /// Listens before anything starts, so that no signal is lost.
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Makes each worker's front.
+#[derive(Clone)]
+struct FrontMaker {
+    gateway: Arc<Gateway>,
+    issuer: Option<Arc<Issuer>>,
+    metrics: Metrics,
+    control: Handle,
+}
+
+impl FrontMaker {
+    fn make(&self) -> Rc<Front> {
+        Rc::new(Front {
+            gateway: self.gateway.worker(),
+            issuer: self.issuer.clone(),
+            recorder: Recorder::new(self.metrics.clone(), &["issuer".into()], &[]),
+            control: self.control.clone(),
+        })
+    }
+}
+
+/// What a worker serves: the issuer's paths where the listener answers them, the gateway for everything else.
+struct Front {
+    gateway: Rc<gateway::Worker>,
+    issuer: Option<Arc<Issuer>>,
+    recorder: Recorder,
+    control: Handle,
+}
+
+impl Handler for Front {
+    async fn handle(&self, request: Request<RequestBody>, peer: &Peer) -> Response<Body> {
+        let issuer = self.issuer.as_ref().filter(|_| peer.issuer);
+        match issuer.and_then(|issuer| Some((issuer, issuer.endpoint(request.uri().path())?))) {
+            Some((issuer, endpoint)) => self.ask(issuer, endpoint, request).await,
+            None => self.gateway.handle(request, peer).await,
+        }
+    }
+}
+
+impl Front {
+    /// Reads the form on this worker, and lets the issuer answer on its own runtime, where it may take its time.
+    async fn ask(&self, issuer: &Arc<Issuer>, endpoint: Endpoint, request: Request<RequestBody>) -> Response<Body> {
+        let started = std::time::Instant::now();
+        let _in_flight = self.recorder.request_started();
+        let method = request.method().clone();
+        let (head, body) = request.into_parts();
+        let response = match Limited::new(body, MAX_FORM_BYTES).collect().await {
+            Ok(form) => {
+                let (issuer, request) = (issuer.clone(), Request::from_parts(head, form.to_bytes()));
+                match self.control.spawn(async move { issuer.handle(endpoint, request).await }).await {
+                    Ok(response) => response.map(Body::from),
+                    Err(error) => {
+                        tracing::error!(%error, "the issuer failed");
+                        plain_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "The issuer failed.")
+                    }
+                }
+            }
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                plain_error(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "The form is larger than 64 KiB.")
+            }
+            Err(_) => plain_error(StatusCode::BAD_REQUEST, "invalid_request", "The body broke off."),
+        };
+        let status = response.status();
+        let outcome = Outcome { route: Some(0), decision: Decision::Answered, reason: "issuer", status };
+        self.recorder.request_ended(&method, outcome, started.elapsed());
+        response
+    }
+}
+
+fn plain_error(status: StatusCode, error: &'static str, description: &'static str) -> Response<Body> {
+    let text = format!("{{\"error\":\"{error}\",\"error_description\":\"{description}\"}}\n");
+    let mut response = Response::new(Body::from(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+impl Listening {
+    fn of(config: &Config, bound: &[Bound], admin: SocketAddr) -> Self {
+        let listeners = config.server.listeners.iter().zip(bound);
+        let upstreams = &config.gateway.upstreams;
+        Self {
+            listeners: listeners
+                .map(|(configured, bound)| {
+                    (bound.name.clone(), bound.address, configured.tls.is_some(), configured.issuer)
+                })
+                .collect(),
+            admin,
+            issuer: config.issuer.as_ref().map(|issuer| issuer.url.to_string()),
+            routes: config.gateway.routes.iter().map(|route| route.describe(&upstreams[route.upstream].name)).collect(),
+            demo: wants_demo(config),
+        }
+    }
+
+    fn print(&self, out: &mut impl io::Write) -> io::Result<()> {
+        writeln!(out, "Sidegate {} (pid {}) is ready.", env!("CARGO_PKG_VERSION"), std::process::id())?;
+        for (name, address, tls, issuer) in &self.listeners {
+            let scheme = if *tls { "https" } else { "http" };
+            let issuer = if *issuer { ", with the issuer" } else { "" };
+            writeln!(out, "  listener  {name:<10} {scheme}://{address}{issuer}")?;
+        }
+        writeln!(out, "  admin     {:<10} http://{}/metrics", "", self.admin)?;
+        if let Some(issuer) = &self.issuer {
+            writeln!(out, "  issuer    {:<10} {issuer}", "")?;
+        }
+        for route in &self.routes {
+            writeln!(out, "  route     {route}")?;
+        }
+        if let (true, Some(url)) = (self.demo, &self.issuer) {
+            let token = format!("{url}/oauth/token");
+            writeln!(
+                out,
+                "\nTry:\n  curl -u testclient:secret -d 'grant_type=password&username=test&password=test' {token}"
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! `sidegate hash-password`.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
+    process::ExitCode,
+};
+
+use argon2::{Argon2, PasswordHasher as _};
+use aws_lc_rs::{digest, rand};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use super::{FAILED, WRONG, end, say};
+
+/// How to hash.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Make a random client secret instead of reading one
+    #[arg(long)]
+    generate: bool,
+}
+
+/// The longest password that is read, in bytes: more than anybody types.
+const MAX_PASSWORD: u64 = 1024;
+
+/// Prints a password's hash, or a new secret and its hash.
+pub fn main(args: &Args) -> ExitCode {
+    if args.generate {
+        return match generate() {
+            Ok(secret) => {
+                say(format_args!("secret: {}", *secret));
+                say(format_args!("secret_hash: {}", sha256(&secret)));
+                ExitCode::SUCCESS
+            }
+            Err(why) => end(FAILED, format_args!("sidegate: {why}")),
+        };
+    }
+    let password = match if io::stdin().is_terminal() { ask() } else { read() } {
+        Ok(password) => password,
+        Err(Refused::Input(why)) => return end(WRONG, format_args!("sidegate: {why}")),
+        Err(Refused::Io(error)) => return end(FAILED, format_args!("sidegate: the password cannot be read: {error}")),
+    };
+    // The default is Argon2id, version 19, m=19456, t=2, p=1 (OWASP's first recommendation), with a fresh salt.
+    match Argon2::default().hash_password(password.as_bytes()) {
+        Ok(hash) => {
+            say(hash);
+            ExitCode::SUCCESS
+        }
+        Err(error) => end(FAILED, format_args!("sidegate: the password cannot be hashed: {error}")),
+    }
+}
+
+enum Refused {
+    Input(&'static str),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+type Password = Zeroizing<String>;
+
+/// Asks twice on the terminal, without echo.
+fn ask() -> Result<Password, Refused> {
+    let quiet = Quiet::begin()?;
+    let first = prompt("Password: ")?;
+    let second = prompt("The same again: ")?;
+    drop(quiet);
+    if *first != *second {
+        return Err(Refused::Input("the two passwords differ"));
+    }
+    Ok(first)
+}
+
+fn prompt(text: &str) -> Result<Password, Refused> {
+    let mut err = io::stderr();
+    write!(err, "{text}")?;
+    err.flush()?;
+    let line = line(&mut io::stdin().lock())?;
+    // The newline that was typed has not been echoed either.
+    writeln!(err)?;
+    Ok(line)
+}
+
+/// Reads all of standard input; one newline at its end is cut off.
+fn read() -> Result<Password, Refused> {
+    let mut stdin = io::stdin().lock();
+    let password = line(&mut stdin)?;
+    if stdin.read(&mut [0])? != 0 {
+        return Err(Refused::Input("a password is one line"));
+    }
+    Ok(password)
+}
+
+fn line(from: &mut impl io::BufRead) -> Result<Password, Refused> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD as usize + 2));
+    from.take(MAX_PASSWORD + 2).read_until(b'\n', &mut bytes)?;
+    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return Err(Refused::Input("the password is empty"));
+    }
+    if line.len() as u64 > MAX_PASSWORD {
+        return Err(Refused::Input("the password is longer than 1024 bytes"));
+    }
+    match std::str::from_utf8(line) {
+        Ok(text) => Ok(Zeroizing::new(text.into())),
+        Err(_) => Err(Refused::Input("the password is not UTF-8, so that no login form could send it")),
+    }
+}
+
+/// A terminal that does not show what is typed, until this is dropped.
+struct Quiet(Termios);
+
+impl Quiet {
+    fn begin() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut quiet = before.clone();
+        quiet.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &quiet)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // Nothing is left to be done about a terminal that has gone.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
+    }
+}
+
+/// 43 letters and digits: 256 bits, and nothing that a form, a shell or a URL would change.
+fn generate() -> Result<Password, &'static str> {
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    const LENGTH: usize = 43;
+    let mut secret = Zeroizing::new(String::with_capacity(LENGTH));
+    while secret.len() < LENGTH {
+        let mut random = Zeroizing::new([0; 64]);
+        rand::fill(&mut *random).map_err(|_| "the system has no random numbers")?;
+        // Bytes from 248 on would make the first letters likelier than the last.
+        let fair = random.iter().filter(|byte| **byte < 248).map(|byte| char::from(ALPHABET[usize::from(*byte) % 62]));
+        let missing = LENGTH - secret.len();
+        secret.extend(fair.take(missing));
+    }
+    Ok(secret)
+}
+
+fn sha256(secret: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, secret.as_bytes());
+    digest.as_ref().iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
+}

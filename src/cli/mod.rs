@@ -1,0 +1,60 @@
+//! The command line: its words here, each command in a file of its own.
+
+pub mod check;
+pub mod hash_password;
+pub mod run;
+
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+/// A sidecar authorization proxy that verifies JWT access tokens without a look-up, issues them, and revokes them.
+#[derive(Debug, clap::Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: run::Args,
+}
+
+impl Cli {
+    /// The command that was given; without one, `run`.
+    pub fn into_command(self) -> Command {
+        self.command.unwrap_or(Command::Run(self.run))
+    }
+}
+
+/// What Sidegate can be asked to do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Serve (what happens without a command, too)
+    Run(run::Args),
+    /// Say what is wrong with a configuration, and nothing else
+    Check(check::Args),
+    /// Turn a password into the hash that the configuration keeps of it
+    HashPassword(hash_password::Args),
+}
+
+/// Something failed that was right as it was asked for.
+const FAILED: u8 = 1;
+/// The configuration or the arguments are wrong.
+const WRONG: u8 = 2;
+
+/// A line on standard output. Whoever closed it wants no more of it, so that a failure is none.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// A line on standard error.
+fn complain(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Complains, and ends with `code`.
+fn end(code: u8, line: impl Display) -> ExitCode {
+    complain(line);
+    ExitCode::from(code)
+}

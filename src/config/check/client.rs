@@ -1,0 +1,149 @@
+//! Clients of the issuer.
+
+use std::collections::HashMap;
+
+use super::{hash, issuer::access_lifetime, route, values::word};
+use crate::{
+    config::{
+        demo,
+        error::{did_you_mean, quote},
+        path::Path,
+        raw,
+        report::Report,
+    },
+    issuer::{Client, GrantType},
+    types::ClientId,
+};
+
+/// Checks all clients; where the demo's is among them goes into `demo`.
+pub(super) fn check_all(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::List<raw::Mapping<raw::Client>>,
+    demo: &mut Vec<Path>,
+) -> Option<Vec<Client>> {
+    let mut ids = HashMap::<String, Path>::new();
+    let mut clients = Vec::new();
+    for (path, raw::Mapping(raw)) in report.items(at, raw) {
+        clients.push(check(report, &path, raw, &mut ids, demo));
+    }
+    clients.into_iter().collect()
+}
+
+fn check(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::Client,
+    ids: &mut HashMap<String, Path>,
+    demo: &mut Vec<Path>,
+) -> Option<Client> {
+    let id = report.required(at, "id", raw.id, "the client's identifier").and_then(|id| {
+        let path = at.key("id");
+        // RFC 7617 §2: with Basic, everything after the first colon is the secret.
+        if id.contains(':') {
+            return report.refuse(&path, "must not hold a colon: HTTP Basic could not carry it");
+        }
+        identifier(report, &path, id, ids)
+    });
+    let is_public = raw.secret_hash.is_none() && !report.is_settled(&at.key("secret_hash"));
+    let secret_hash = raw.secret_hash.map(|text| {
+        let at = at.key("secret_hash");
+        if demo::is_demo(&text) {
+            demo.push(at.clone());
+        }
+        hash::check(report, &at, &text, true)
+    });
+    let grants = grants(report, at, raw.grants, raw.legacy_password_grant, is_public);
+    let scopes = route::scopes(report, &at.key("scopes"), raw.scopes);
+    let rotations = [("rotate", true), ("reuse", false)];
+    let mut rotate = word(report, &at.key("rotation"), raw.rotation.as_deref(), true, &rotations);
+    if rotate == Some(false) && is_public {
+        let message = "a client without secret_hash is public, and its refresh tokens must rotate (RFC 9700 §4.14.2)";
+        rotate = report.refuse(&at.key("rotation"), message);
+    }
+    let lifetime = raw
+        .access_token_lifetime
+        .map(|raw| access_lifetime(report, &at.key("access_token_lifetime"), Some(raw), std::time::Duration::ZERO));
+    Some(Client {
+        id: ClientId::new(id?),
+        secret_hash: match secret_hash {
+            Some(hash) => Some(hash?),
+            None => None,
+        },
+        grants: grants?,
+        scopes: scopes?,
+        rotate: rotate?,
+        access_token_lifetime: match lifetime {
+            Some(lifetime) => Some(lifetime?),
+            None => None,
+        },
+    })
+}
+
+/// A client id or a username: 1 to 256 characters of printable ASCII (RFC 6749 appendix A.1), each only once.
+pub(super) fn identifier(
+    report: &mut Report,
+    at: &Path,
+    text: String,
+    taken: &mut HashMap<String, Path>,
+) -> Option<String> {
+    if text.is_empty() || text.len() > 256 || !text.bytes().all(|b| matches!(b, 0x20..=0x7e)) {
+        return report.refuse(at, "must be 1 to 256 printable ASCII characters");
+    }
+    if let Some(first) = taken.get(&text) {
+        let line = report.line(first);
+        return report.refuse(at, format!("{} stands in line {line} already", quote(&text)));
+    }
+    taken.insert(text.clone(), at.clone());
+    Some(text)
+}
+
+fn grants(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::List<String>,
+    password: Option<raw::Flag>,
+    is_public: bool,
+) -> Option<Vec<GrantType>> {
+    let list = at.key("grants");
+    let mut grants = Vec::new();
+    for (path, name) in report.items(&list, raw) {
+        let grant = match name.as_str() {
+            "refresh_token" => Some(GrantType::RefreshToken),
+            "client_credentials" if is_public => report.refuse(
+                &path,
+                "a client without secret_hash is public: it has no credentials to be granted anything for",
+            ),
+            "client_credentials" => Some(GrantType::ClientCredentials),
+            "password" => {
+                report.refuse(&path, "OAuth 2.1 drops this grant; where it must be, say legacy_password_grant: true")
+            }
+            "authorization_code" | "urn:ietf:params:oauth:grant-type:device_code" => {
+                report.refuse(&path, "is not supported yet; known are refresh_token and client_credentials")
+            }
+            other => {
+                let mend = did_you_mean(other, ["refresh_token", "client_credentials"]);
+                report.refuse(&path, format!("must be refresh_token or client_credentials{mend}"))
+            }
+        };
+        grants.push(grant);
+    }
+    if password.is_some_and(|flag| flag.0) {
+        let message = "the client gets to see its users' passwords, and nothing beyond a password can protect them (RFC 9700 §2.4)";
+        report.warn(&at.key("legacy_password_grant"), message);
+        grants.push(Some(GrantType::Password));
+    }
+    if grants.is_empty() && !report.is_settled(&list) {
+        report.error(&list, "missing: a client without any grant can do nothing; grants: [client_credentials]");
+        return None;
+    }
+    let mut grants = grants.into_iter().collect::<Option<Vec<_>>>()?;
+    let mut seen = Vec::new();
+    grants.retain(|grant| {
+        !seen.contains(grant) && {
+            seen.push(*grant);
+            true
+        }
+    });
+    Some(grants)
+}

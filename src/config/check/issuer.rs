@@ -1,0 +1,189 @@
+//! The internal issuer.
+
+use std::{net::IpAddr, time::Duration};
+
+use http::Uri;
+
+use super::{
+    client, provider, user,
+    values::{DAY, HOUR, MINUTE, SECOND, duration, word},
+};
+use crate::{
+    config::{error::one_of, file, path::Path, raw, report::Report},
+    issuer::{AccessToken, Config, RefreshToken},
+    store::OnRollback,
+    token::Algorithm,
+    types::{Audience, IssuerUrl},
+};
+
+/// The longest a session may live.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// What access tokens can be signed with.
+const SIGNING: [Algorithm; 4] = [Algorithm::Es256, Algorithm::Rs256, Algorithm::EdDsa, Algorithm::Hs256];
+/// The shortest master key, in bytes: that of the HMAC derived from it.
+const MIN_MASTER_KEY: usize = 32;
+
+/// What others have to know of the issuer, even where something is wrong with it.
+#[derive(Default)]
+pub(super) struct Facts {
+    /// Whether there is an `issuer:` section.
+    pub(super) present: bool,
+    pub(super) url: Option<IssuerUrl>,
+    pub(super) algorithm: Option<Algorithm>,
+    pub(super) audience: Option<Audience>,
+    /// Where the demo's credentials stand.
+    pub(super) demo: Vec<Path>,
+}
+
+/// Checks the section; `local_audiences` are those of the providers that take its tokens.
+pub(super) fn check(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::Section<raw::Issuer>,
+    local_audiences: Vec<String>,
+) -> (Option<Config>, Facts) {
+    let Some(raw::Mapping(raw)) = raw else {
+        // A section at fault is there nevertheless.
+        return (None, Facts { present: report.is_settled(at), ..Facts::default() });
+    };
+    let url = report.required(at, "url", raw.url, "its own URL, the `iss` of its tokens");
+    let url = url.and_then(|url| self_url(report, &at.key("url"), url));
+    let (access_token, algorithm, audience) =
+        access_token(report, &at.key("access_token"), raw.access_token, local_audiences);
+    let refresh_token = refresh_token(report, &at.key("refresh_token"), raw.refresh_token);
+    let store = raw.store.and_then(|raw::Mapping(store)| store.embedded).and_then(|raw::Mapping(store)| store.path);
+    let data = match store.as_deref() {
+        Some("") => report.refuse(&at.key("store").key("embedded").key("path"), "must not be empty"),
+        folder => Some(report.resolve(folder.unwrap_or("data"))),
+    };
+    let master_key = raw.master_key.map(|raw| {
+        let at = at.key("master_key");
+        let key = file::secret(report, &at, raw)?;
+        if key.expose().len() < MIN_MASTER_KEY {
+            return report.refuse(
+                &at,
+                format!("must be at least {MIN_MASTER_KEY} bytes long; `openssl rand -hex 32` makes one"),
+            );
+        }
+        Some(key)
+    });
+    let mut demo = Vec::new();
+    let clients = client::check_all(report, &at.key("clients"), raw.clients, &mut demo);
+    let users = user::check_all(report, &at.key("users"), raw.users, &mut demo);
+    let facts = Facts { present: true, url: url.clone(), algorithm, audience, demo };
+    let config = (|| {
+        Some(Config {
+            url: url?,
+            access_token: access_token?,
+            refresh_token: refresh_token?,
+            data: data?,
+            master_key: match master_key {
+                Some(key) => Some(key?),
+                None => None,
+            },
+            clients: clients?,
+            users: users?,
+        })
+    })();
+    (config, facts)
+}
+
+/// An URL under which clients find the issuer (RFC 8414 §2; plain http only where nobody can listen in).
+fn self_url(report: &mut Report, at: &Path, text: String) -> Option<IssuerUrl> {
+    const FORM: &str =
+        "not a URL of the form https://auth.example.com: no query, fragment, credentials or trailing slash";
+    let Ok(uri) = text.parse::<Uri>() else { return report.refuse(at, FORM) };
+    let (scheme, authority) = (uri.scheme_str().unwrap_or(""), uri.authority().map_or("", |a| a.as_str()));
+    let clean = !text.contains(['?', '#']) && !text.ends_with('/') && !authority.contains('@');
+    let starts_as_is = text.starts_with(&format!("{scheme}://{authority}"));
+    if !clean || !starts_as_is || authority.is_empty() || !matches!(scheme, "http" | "https") {
+        return report.refuse(at, FORM);
+    }
+    let host = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
+    let local =
+        host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if scheme == "http" && !local {
+        return report.refuse(at, "plain http is for loopback alone; write https://");
+    }
+    Some(IssuerUrl::new(text))
+}
+
+fn access_token(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::Section<raw::AccessToken>,
+    mut local_audiences: Vec<String>,
+) -> (Option<AccessToken>, Option<Algorithm>, Option<Audience>) {
+    let raw = raw.map(|section| section.0).unwrap_or_default();
+    let lifetime = access_lifetime(report, &at.key("lifetime"), raw.lifetime, 5 * MINUTE);
+    let algorithm = match raw.algorithm {
+        None => Some(Algorithm::Es256),
+        Some(name) => {
+            let at = at.key("algorithm");
+            match provider::algorithm(report, &at, &name) {
+                Some(algorithm) if !SIGNING.contains(&algorithm) => {
+                    let names = SIGNING.map(Algorithm::name);
+                    report.refuse(&at, format!("tokens are signed with {}", one_of(&names)))
+                }
+                algorithm => algorithm,
+            }
+        }
+    };
+    // Where exactly one audience is accepted from this issuer, it goes without saying.
+    let only = if local_audiences.len() == 1 { local_audiences.pop() } else { None };
+    let what = "whom the tokens are for (`aud`), as the provider with `jwks: issuer` accepts it";
+    let audience = report.required(at, "audience", raw.audience.or(only), what);
+    let audience = audience.and_then(|audience| match audience.as_str() {
+        "" => report.refuse(&at.key("audience"), "must not be empty"),
+        _ => Some(Audience::new(audience)),
+    });
+    let whole = (|| Some(AccessToken { lifetime: lifetime?, algorithm: algorithm?, audience: audience.clone()? }))();
+    (whole, algorithm, audience)
+}
+
+/// The lifetime of access tokens: as long as a revocation has to be remembered.
+pub(super) fn access_lifetime(
+    report: &mut Report,
+    at: &Path,
+    raw: Option<raw::Scalar>,
+    default: Duration,
+) -> Option<Duration> {
+    let lifetime = duration(report, at, raw, default, SECOND..=DAY)?;
+    // A token's dates are whole seconds.
+    if lifetime.subsec_nanos() != 0 {
+        return report.refuse(at, "must be whole seconds");
+    }
+    Some(lifetime)
+}
+
+fn refresh_token(report: &mut Report, at: &Path, raw: raw::Section<raw::RefreshToken>) -> Option<RefreshToken> {
+    let raw = raw.map(|section| section.0).unwrap_or_default();
+    let mut span = |key: &str, raw, default, range| duration(report, &at.key(key), raw, default, range);
+    let absolute_lifetime = span("absolute_lifetime", raw.absolute_lifetime, 90 * DAY, SECOND..=LONGEST);
+    let written = raw.idle_lifetime.is_some();
+    let idle_lifetime = span("idle_lifetime", raw.idle_lifetime, 14 * DAY, SECOND..=LONGEST);
+    let retry_window = span("retry_window", raw.retry_window, MINUTE, Duration::ZERO..=HOUR);
+    let reuse_interval = span("reuse_interval", raw.reuse_interval, 10 * SECOND, Duration::ZERO..=5 * MINUTE);
+    let confidential_retry_window = raw
+        .confidential_retry_window
+        .map(|raw| span("confidential_retry_window", Some(raw), Duration::ZERO, Duration::ZERO..=LONGEST));
+    let meanings = [("relogin", OnRollback::Relogin), ("roll_forward", OnRollback::RollForward)];
+    let on_rollback = word(report, &at.key("on_rollback"), raw.on_rollback.as_deref(), OnRollback::Relogin, &meanings);
+    if let (Some(idle), Some(absolute)) = (idle_lifetime, absolute_lifetime)
+        && idle > absolute
+    {
+        let at = at.key(if written { "idle_lifetime" } else { "absolute_lifetime" });
+        report.error(&at, "idle_lifetime (14d unless set) must not be longer than absolute_lifetime (90d unless set)");
+    }
+    Some(RefreshToken {
+        idle_lifetime: idle_lifetime?,
+        absolute_lifetime: absolute_lifetime?,
+        reuse_interval: reuse_interval?,
+        retry_window: retry_window?,
+        confidential_retry_window: match confidential_retry_window {
+            Some(window) => Some(window?),
+            None => None,
+        },
+        on_rollback: on_rollback?,
+    })
+}

@@ -1,0 +1,122 @@
+//! Listeners, the admin listener, and whether they get into each other's way.
+
+use std::net::SocketAddr;
+
+use super::{
+    issuer, tls,
+    values::{Names, address},
+};
+use crate::{
+    admin,
+    config::{path::Path, raw, report::Report},
+    server::config::Listener,
+};
+
+/// Where the admin listener is unless the file says otherwise.
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
+
+/// Checks all listeners and the admin listener.
+pub(super) fn check_all(
+    report: &mut Report,
+    root: &Path,
+    raw: raw::List<raw::Mapping<raw::Listener>>,
+    admin: raw::Section<raw::Admin>,
+    facts: &issuer::Facts,
+) -> (Option<Vec<Listener>>, Option<admin::Config>) {
+    let at = root.key("listeners");
+    let raw =
+        report.required(root, "listeners", raw, "where to listen, as in `- { name: public, address: 127.0.0.1:3000 }`");
+    if raw.as_ref().is_some_and(Vec::is_empty) {
+        report.error(&at, "must not be empty");
+    }
+    let mut names = Names::new(at.clone(), "listener");
+    let (mut found, mut listeners, mut places) = (true, Vec::new(), Vec::new());
+    for (path, raw::Mapping(raw)) in report.items(&at, raw) {
+        let name = names.add(report, &path, raw.name);
+        let text = report.required(&path, "address", raw.address, "an IP address and a port, as in 127.0.0.1:3000");
+        let address = text.and_then(|text| address(report, &path.key("address"), &text));
+        let issuer = raw.issuer.is_some_and(|flag| flag.0);
+        if issuer && !facts.present {
+            report.error(&path.key("issuer"), "there is no `issuer:` section whose paths it could answer");
+        }
+        let encrypted = raw.tls.is_some();
+        let tls = raw.tls.map(|raw::Mapping(raw)| tls::check(report, &path.key("tls"), raw));
+        if let Some(address) = address {
+            places.push((path.key("address"), address));
+            if issuer {
+                guard_issuer(report, &path, address, encrypted, facts);
+            }
+        }
+        match (name, address, tls) {
+            (Some(name), Some(address), None) => listeners.push(Listener { name, address, tls: None, issuer }),
+            (Some(name), Some(address), Some(Some(tls))) => {
+                listeners.push(Listener { name, address, tls: Some(tls), issuer });
+            }
+            (None, ..) | (_, None, _) | (_, _, Some(None)) => found = false,
+        }
+    }
+    if facts.present && found && !listeners.iter().any(|listener| listener.issuer) && !listeners.is_empty() {
+        report.warn(&root.key("issuer"), "no listener has `issuer: true`, so nobody can reach the token endpoint");
+    }
+    let admin = check_admin(report, root, admin, &mut places);
+    refuse_overlaps(report, &places);
+    (found.then_some(listeners), admin)
+}
+
+fn check_admin(
+    report: &mut Report,
+    root: &Path,
+    raw: raw::Section<raw::Admin>,
+    places: &mut Vec<(Path, SocketAddr)>,
+) -> Option<admin::Config> {
+    let path = root.key("admin").key("address");
+    let address = match raw.and_then(|raw::Mapping(raw)| raw.address) {
+        Some(text) => address(report, &path, &text)?,
+        None => ADMIN,
+    };
+    places.push((path, address));
+    Some(admin::Config { address })
+}
+
+/// What must, or should, not be offered beyond this machine.
+fn guard_issuer(report: &mut Report, path: &Path, address: SocketAddr, encrypted: bool, facts: &issuer::Facts) {
+    if address.ip().to_canonical().is_loopback() {
+        return;
+    }
+    let line = report.line(&path.key("address"));
+    for demo in &facts.demo {
+        let message = format!(
+            "these are the demo's credentials, which everybody knows: they work on loopback only, and the listener in line \
+             {line} ({address}) is not; make your own with `sidegate hash-password`"
+        );
+        report.error(demo, message);
+    }
+    if !encrypted {
+        report.warn(
+            path,
+            "the token endpoint answers without TLS beyond loopback: passwords and tokens can be read on the way",
+        );
+    }
+}
+
+/// Two listeners on one port, one of which would take the other's connections or fail to start.
+fn refuse_overlaps(report: &mut Report, places: &[(Path, SocketAddr)]) {
+    let mut places: Vec<_> = places.iter().map(|(path, address)| (report.line(path), path, *address)).collect();
+    places.sort_by_key(|(line, ..)| *line);
+    for (n, (_, path, address)) in places.iter().enumerate() {
+        let Some((line, first, other)) = places[..n].iter().find(|(.., other)| overlap(*address, *other)) else {
+            continue;
+        };
+        // The admin listener's default stands nowhere in the file; the one that was written is the one to mend.
+        let message = format!("{address} is taken by {first} ({other}) in line {line}");
+        report.error(path, message);
+    }
+}
+
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    // [::] takes IPv4 as well; 0.0.0.0 takes no IPv6.
+    let covers =
+        |wild: std::net::IpAddr, other: std::net::IpAddr| wild.is_unspecified() && (wild.is_ipv6() || other.is_ipv4());
+    a.port() != 0 && a.port() == b.port() && (ip_a == ip_b || covers(ip_a, ip_b) || covers(ip_b, ip_a))
+}

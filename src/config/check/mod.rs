@@ -1,0 +1,178 @@
+//! From shapes to what each room asks for. A check goes on after a fault: it reports, and hands on `None`.
+
+mod claims;
+mod client;
+mod cors;
+mod hash;
+mod issuer;
+mod listener;
+mod pattern;
+mod provider;
+mod route;
+mod tls;
+mod upstream;
+mod user;
+mod values;
+
+use std::{net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+pub(crate) use values::counted;
+use values::{HOUR, count, duration, size, word};
+
+use super::{Config, path::Path, raw, report::Report};
+use crate::{admin, gateway, server, telemetry::log};
+
+/// Checks everything, in the order in which names are needed. `None` only when a fault has been reported.
+pub(super) fn config(report: &mut Report, raw: raw::Config) -> Option<Config> {
+    let root = Path::default();
+    let local_audiences = provider::local_audiences(&raw.providers);
+    let (issuer, facts) = issuer::check(report, &root.key("issuer"), raw.issuer, local_audiences);
+    let (upstreams, upstream_names) = upstream::check_all(report, &root.key("upstreams"), raw.upstreams);
+    let (providers, provider_names) = provider::check_all(report, &root.key("providers"), raw.providers, &facts);
+    let bounds = (raw.workers, raw.limits, raw.shutdown);
+    let (server, admin) = server(report, &root, raw.listeners, raw.admin, bounds, &facts);
+    let names = route::Names { upstreams: upstream_names, providers: provider_names, audiences: audiences(&providers) };
+    let routes = route::check_all(report, &root.key("routes"), raw.routes, &names, facts.present);
+    let trusted_proxies = trusted_proxies(report, &root.key("trusted_proxies"), raw.trusted_proxies);
+    let tokens = tokens(report, &root.key("tokens"), raw.tokens);
+    let log = log(report, &root.key("log"), raw.log);
+    let (max_token_bytes, token_cache_bytes, realm) = tokens?;
+    Some(Config {
+        server: server?,
+        gateway: gateway::config::Config {
+            routes: all(routes)?,
+            upstreams: all(upstreams)?,
+            trusted_proxies: trusted_proxies?,
+            max_token_bytes,
+            token_cache_bytes,
+            realm,
+        },
+        providers: all(providers)?,
+        issuer: if facts.present { Some(issuer?) } else { None },
+        admin: admin?,
+        log: log?,
+    })
+}
+
+/// The audiences of each provider; `None` where they are not known for a fault of its own.
+fn audiences(providers: &[Option<crate::token::provider::Config>]) -> Vec<Option<Vec<crate::types::Audience>>> {
+    providers.iter().map(|provider| provider.as_ref().map(|provider| provider.audiences.clone())).collect()
+}
+
+/// A list without faults. Goes through all of it, so that each fault is reported: collecting into an `Option` would stop
+/// at the first.
+fn all<T>(list: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
+    list.into_iter().fold(Some(Vec::new()), |found, item| match (found, item) {
+        (Some(mut found), Some(item)) => {
+            found.push(item);
+            Some(found)
+        }
+        (None, _) | (_, None) => None,
+    })
+}
+
+type Bounds = (Option<raw::Scalar>, raw::Section<raw::Limits>, raw::Section<raw::Shutdown>);
+
+fn server(
+    report: &mut Report,
+    root: &Path,
+    listeners: raw::List<raw::Mapping<raw::Listener>>,
+    admin: raw::Section<raw::Admin>,
+    (workers, limits_raw, shutdown): Bounds,
+    facts: &issuer::Facts,
+) -> (Option<server::config::Config>, Option<admin::Config>) {
+    let (listeners, admin) = listener::check_all(report, root, listeners, admin, facts);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = count(report, &root.key("workers"), workers, cores.min(1024), 1..=1024);
+    let limits = limits(report, &root.key("limits"), limits_raw);
+    let at = root.key("shutdown");
+    let shutdown = shutdown.map(|section| section.0).unwrap_or_default();
+    let range = Duration::ZERO..=HOUR;
+    let delay = duration(report, &at.key("drain_delay"), shutdown.drain_delay, Duration::ZERO, range.clone());
+    let timeout = duration(report, &at.key("drain_timeout"), shutdown.drain_timeout, Duration::from_secs(30), range);
+    let server = (|| {
+        Some(server::config::Config {
+            listeners: listeners?,
+            workers: workers?,
+            limits: limits?,
+            drain_delay: delay?,
+            drain_timeout: timeout?,
+        })
+    })();
+    (server, admin)
+}
+
+fn limits(report: &mut Report, at: &Path, raw: raw::Section<raw::Limits>) -> Option<server::config::Limits> {
+    let raw = raw.map(|section| section.0).unwrap_or_default();
+    let max_connections = count(report, &at.key("max_connections"), raw.max_connections, 10_000, 1..=1_000_000);
+    let max_header_bytes = size(report, &at.key("max_header_bytes"), raw.max_header_bytes, 64 << 10, 8 << 10..=1 << 20);
+    let mut deadline = |key: &str, raw, seconds| {
+        duration(report, &at.key(key), raw, Duration::from_secs(seconds), values::INSTANT..=24 * HOUR)
+    };
+    let tls_handshake_timeout = deadline("tls_handshake_timeout", raw.tls_handshake_timeout, 10);
+    let header_timeout = deadline("header_timeout", raw.header_timeout, 10);
+    let body_timeout = deadline("body_timeout", raw.body_timeout, 60);
+    let keep_alive_timeout = deadline("keep_alive_timeout", raw.keep_alive_timeout, 75);
+    Some(server::config::Limits {
+        max_connections: max_connections?,
+        max_header_bytes: max_header_bytes?,
+        tls_handshake_timeout: tls_handshake_timeout?,
+        header_timeout: header_timeout?,
+        body_timeout: body_timeout?,
+        keep_alive_timeout: keep_alive_timeout?,
+    })
+}
+
+fn trusted_proxies(report: &mut Report, at: &Path, raw: raw::List<String>) -> Option<Vec<IpNet>> {
+    let mut nets = Vec::new();
+    for (path, text) in report.items(at, raw) {
+        let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        match net {
+            Some(net) if net.prefix_len() == 0 => {
+                report.warn(&path, "every peer is believed in what it says about the client's address");
+                nets.push(Some(net));
+            }
+            Some(net) => nets.push(Some(net.trunc())),
+            None => nets.push(report.refuse(&path, "not a network; write 10.0.0.0/8 or a single address")),
+        }
+    }
+    all(nets)
+}
+
+fn tokens(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::Section<raw::Tokens>,
+) -> Option<(usize, usize, std::sync::Arc<str>)> {
+    let raw = raw.map(|section| section.0).unwrap_or_default();
+    let max_bytes = size(report, &at.key("max_bytes"), raw.max_bytes, 8 << 10, 256..=256 << 10);
+    let cache = size(report, &at.key("cache"), raw.cache, 4 << 20, 0..=1 << 30);
+    let realm = raw.realm.unwrap_or_else(|| "sidegate".into());
+    // It stands in a quoted string (RFC 9110 §11.5) that every client has to read; escapes are more than some can do.
+    let fits = |b: u8| matches!(b, 0x20..=0x7e) && !matches!(b, b'"' | b'\\');
+    if realm.is_empty() || realm.len() > 128 || !realm.bytes().all(fits) {
+        return report
+            .refuse(&at.key("realm"), "must be 1 to 128 printable ASCII characters, quotes and backslashes excepted");
+    }
+    Some((max_bytes?, cache?, realm.into()))
+}
+
+fn log(report: &mut Report, at: &Path, raw: raw::Section<raw::Log>) -> Option<log::Config> {
+    use log::{Format, Requests};
+    use tracing::Level;
+    let raw = raw.map(|section| section.0).unwrap_or_default();
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    let level = word(report, &at.key("level"), raw.level.as_deref(), Level::INFO, &levels);
+    let formats = [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
+    let format = word(report, &at.key("format"), raw.format.as_deref(), Format::Auto, &formats);
+    let which = [("off", Requests::Off), ("refused", Requests::Refused), ("all", Requests::All)];
+    let requests = word(report, &at.key("requests"), raw.requests.as_deref(), Requests::Refused, &which);
+    Some(log::Config { level: level?, format: format?, requests: requests? })
+}

@@ -1,0 +1,202 @@
+//! Routes: what a request must look like and prove, and where it goes.
+
+use std::collections::HashSet;
+
+use super::{claims, cors, pattern, provider::audience_list, values, values::word};
+use crate::{
+    config::{error::quote, path::Path, raw, report::Report},
+    gateway::config::{Auth, Route},
+    types::{Audience, Scopes, is_scope_token},
+};
+
+/// What routes refer to.
+pub(super) struct Names {
+    pub(super) upstreams: values::Names,
+    pub(super) providers: values::Names,
+    /// Each provider's audiences, where they are known.
+    pub(super) audiences: Vec<Option<Vec<Audience>>>,
+}
+
+/// Checks all routes, and what they leave unused.
+pub(super) fn check_all(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::List<raw::Mapping<raw::Route>>,
+    names: &Names,
+    has_issuer: bool,
+) -> Vec<Option<Route>> {
+    let mut own = values::Names::new(at.clone(), "route");
+    let items = report.items(at, raw);
+    if items.is_empty() && !report.is_settled(at) && !has_issuer {
+        report.error(at, "missing: at least one route; a request that matches none is refused");
+    }
+    let mut routes = Vec::new();
+    for (path, raw::Mapping(raw)) in items {
+        let route = check(report, &path, raw, &mut own, names);
+        if let Some(route) = &route {
+            warn_of_shadow(report, at, &path, route, &routes);
+        }
+        routes.push(route);
+    }
+    // A route at fault may be the one that uses what no other does.
+    if routes.iter().all(Option::is_some) {
+        let used: HashSet<_> = routes.iter().flatten().map(|route| route.upstream).collect();
+        names.upstreams.warn_of_unused(report, &used);
+        let used: HashSet<_> = routes.iter().flatten().flat_map(|route| route.providers.iter().copied()).collect();
+        names.providers.warn_of_unused(report, &used);
+    }
+    routes
+}
+
+fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Names, names: &Names) -> Option<Route> {
+    let name = own.add(report, at, raw.name);
+    let what = "which requests, as in `{ path_prefix: / }`";
+    let matched = report.required(at, "match", raw.r#match, what).map(|section| section.0);
+    let matched = matched.map(|raw| {
+        let at = at.key("match");
+        let path = pattern::path(report, &at, raw.path, raw.path_prefix);
+        let hosts = pattern::hosts(report, &at.key("hosts"), raw.hosts);
+        (path, hosts, pattern::methods(report, &at.key("methods"), raw.methods))
+    });
+    let auths = [("required", Auth::Required), ("optional", Auth::Optional), ("none", Auth::None)];
+    let auth = word(report, &at.key("auth"), raw.auth.as_deref(), Auth::Required, &auths);
+    let providers = auth.and_then(|auth| providers(report, at, raw.providers, auth, &names.providers));
+    let audiences = match raw.audiences {
+        Some(_) if auth == Some(Auth::None) => {
+            report.refuse(&at.key("audiences"), "has no meaning with auth: none, which looks at no token")
+        }
+        Some(list) => audiences(report, &at.key("audiences"), list, providers.as_deref(), names),
+        None => Some(Vec::new()),
+    };
+    let (scopes, claims) = require(report, &at.key("require"), raw.require, auth);
+    let claim_headers = claims::headers(report, &at.key("claim_headers"), raw.claim_headers);
+    let legacy_query_token = raw.legacy_query_token.is_some_and(|flag| flag.0);
+    if legacy_query_token && auth == Some(Auth::None) {
+        report.error(&at.key("legacy_query_token"), "has no meaning with auth: none, which looks at no token");
+    } else if legacy_query_token {
+        let message =
+            "tokens in URLs end up in logs, histories and Referer headers; send `Authorization: Bearer` instead";
+        report.warn(&at.key("legacy_query_token"), message);
+    }
+    let methods = matched.as_ref().and_then(|(.., methods)| methods.as_deref());
+    let cors = raw.cors.map(|raw::Mapping(raw)| cors::check(report, &at.key("cors"), raw, methods));
+    let upstream = report.required(at, "upstream", raw.upstream, "the name of one of `upstreams`");
+    let upstream = upstream.and_then(|name| names.upstreams.find(report, &at.key("upstream"), &name));
+    let (path, hosts, methods) = matched?;
+    Some(Route {
+        name: name?,
+        hosts: hosts?,
+        path: path?,
+        methods: methods?,
+        auth: auth?,
+        providers: providers?,
+        audiences: audiences?,
+        scopes: scopes?,
+        claims: claims?,
+        claim_headers: claim_headers?,
+        forward_token: raw.forward_token.is_none_or(|flag| flag.0),
+        legacy_query_token,
+        cors: match cors {
+            Some(cors) => Some(cors?),
+            None => None,
+        },
+        upstream: upstream?,
+    })
+}
+
+fn providers(
+    report: &mut Report,
+    route: &Path,
+    raw: raw::List<String>,
+    auth: Auth,
+    names: &values::Names,
+) -> Option<Vec<usize>> {
+    let at = route.key("providers");
+    match (auth, raw) {
+        (Auth::None, None) => Some(Vec::new()),
+        (Auth::None, Some(list)) if list.is_empty() => Some(Vec::new()),
+        (Auth::None, Some(_)) => report.refuse(&at, "has no meaning with auth: none, which looks at no token"),
+        (Auth::Required | Auth::Optional, Some(list)) if list.is_empty() => {
+            report.refuse(&at, "must not be empty: no token could pass (auth: none needs none)")
+        }
+        (Auth::Required | Auth::Optional, Some(list)) => pattern::indices(report, &at, list, names),
+        (Auth::Required | Auth::Optional, None) => match names.len() {
+            1 => Some(vec![0]),
+            _ if names.may_lack(report) || report.is_settled(&at) => None,
+            0 => report.refuse(&at, "no `providers` are configured whose tokens it could take (auth: none needs none)"),
+            many => {
+                let message =
+                    format!("missing: {many} providers are configured, so a route has to say whose tokens it takes");
+                report.refuse(&at, message)
+            }
+        },
+    }
+}
+
+fn audiences(
+    report: &mut Report,
+    at: &Path,
+    raw: Vec<Option<String>>,
+    providers: Option<&[usize]>,
+    names: &Names,
+) -> Option<Vec<Audience>> {
+    let list = audience_list(report, at, raw)?;
+    // Where a provider is at fault, what it accepts is not known.
+    let known = providers.and_then(|indices| {
+        indices.iter().map(|n| names.audiences.get(*n).and_then(Option::as_ref)).collect::<Option<Vec<_>>>()
+    });
+    let Some(known) = known else { return Some(list) };
+    for (n, audience) in list.iter().enumerate() {
+        if !known.iter().any(|audiences| audiences.contains(audience)) {
+            let mend = crate::config::error::did_you_mean(
+                audience.as_str(),
+                known.iter().flat_map(|list| list.iter().map(Audience::as_str)),
+            );
+            let audience = quote(audience.as_str());
+            report.error(&at.index(n), format!("{audience} is an audience of none of the route's providers{mend}"));
+        }
+    }
+    Some(list)
+}
+
+type Requirements = (Option<Scopes>, Option<Vec<crate::gateway::config::ClaimRule>>);
+
+fn require(report: &mut Report, at: &Path, raw: raw::Section<raw::Require>, auth: Option<Auth>) -> Requirements {
+    let Some(raw::Mapping(raw)) = raw else { return (Some(Scopes::default()), Some(Vec::new())) };
+    match auth {
+        Some(Auth::None) => report.error(at, "has no meaning with auth: none, which looks at no token"),
+        Some(Auth::Optional) => {
+            report.error(
+                at,
+                "contradicts auth: optional: a request without a token has no scopes and no claims; use auth: required",
+            );
+        }
+        Some(Auth::Required) | None => {}
+    }
+    let scopes = scopes(report, &at.key("scopes"), raw.scopes);
+    (scopes, claims::rules(report, &at.key("claims"), raw.claims))
+}
+
+/// A list of scopes.
+pub(super) fn scopes(report: &mut Report, at: &Path, raw: raw::List<String>) -> Option<Scopes> {
+    let items = report.items(at, raw);
+    let misfit = items.iter().find(|(_, scope)| !is_scope_token(scope));
+    if let Some((path, _)) = misfit {
+        return report
+            .refuse(path, "not a scope: printable ASCII without spaces, quotes and backslashes (RFC 6749 §3.3)");
+    }
+    Some(Scopes::from_values(items.iter().map(|(_, scope)| scope.as_str())))
+}
+
+/// An earlier route takes all that this one could.
+fn warn_of_shadow(report: &mut Report, list: &Path, at: &Path, route: &Route, earlier: &[Option<Route>]) {
+    let shadow = earlier.iter().enumerate().find_map(|(n, other)| {
+        let other = other.as_ref()?;
+        let takes_all = other.hosts.is_empty() && other.methods.is_empty() && pattern::covers(&other.path, &route.path);
+        takes_all.then(|| (n, other.name.clone()))
+    });
+    if let Some((n, name)) = shadow {
+        let line = report.line(&list.index(n));
+        report.warn(at, format!("is never reached: the route {} in line {line} takes all its requests", quote(&name)));
+    }
+}

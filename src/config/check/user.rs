@@ -1,0 +1,117 @@
+//! Users of the issuer.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::{client::identifier, hash};
+use crate::{
+    config::{demo, error::quote, path::Path, raw, report::Report},
+    issuer::User,
+    types::Subject,
+};
+
+/// Claims that say something about the token, the client or the login: never a user's own (RFC 7519 §4.1, RFC 9068 §2.2,
+/// OpenID Connect Core §2).
+const RESERVED: &[&str] = &[
+    "acr",
+    "act",
+    "amr",
+    "at_hash",
+    "aud",
+    "auth_time",
+    "authorization_details",
+    "azp",
+    "c_hash",
+    "client_id",
+    "cnf",
+    "entitlement",
+    "events",
+    "exp",
+    "iat",
+    "iss",
+    "jti",
+    "may_act",
+    "nbf",
+    "nonce",
+    "s_hash",
+    "scope",
+    "sid",
+    "sub",
+    "toe",
+    "token_type",
+    "txn",
+    "typ",
+];
+/// The name space of clients as subjects: a user in it could pass for one (RFC 9068 §5).
+const CLIENTS: &str = "client:";
+
+/// Checks all users; where the demo's is among them goes into `demo`.
+pub(super) fn check_all(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::List<raw::Mapping<raw::User>>,
+    demo: &mut Vec<Path>,
+) -> Option<Vec<User>> {
+    let (mut names, mut subjects) = (HashMap::new(), HashMap::new());
+    let mut users = Vec::new();
+    for (path, raw::Mapping(raw)) in report.items(at, raw) {
+        users.push(check(report, &path, raw, &mut names, &mut subjects, demo));
+    }
+    users.into_iter().collect()
+}
+
+fn check(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::User,
+    names: &mut HashMap<String, Path>,
+    subjects: &mut HashMap<String, Path>,
+    demo: &mut Vec<Path>,
+) -> Option<User> {
+    let username = report.required(at, "username", raw.username, "what the user types");
+    let username = username.and_then(|name| identifier(report, &at.key("username"), name, names));
+    let what = "the output of `sidegate hash-password`";
+    let hash = report.required(at, "password_hash", raw.password_hash, what).and_then(|text| {
+        let at = at.key("password_hash");
+        if demo::is_demo(&text) {
+            demo.push(at.clone());
+        }
+        hash::check(report, &at, &text, false)
+    });
+    let subject_at = at.key(if raw.subject.is_some() { "subject" } else { "username" });
+    let subject = raw.subject.or_else(|| username.clone()).and_then(|subject| {
+        if subject.starts_with(CLIENTS) {
+            return report.refuse(&subject_at, format!("a subject must not begin with {}: clients do", quote(CLIENTS)));
+        }
+        identifier(report, &subject_at, subject, subjects)
+    });
+    let claims = claims(report, &at.key("claims"), raw.claims);
+    Some(User {
+        username: username?.into(),
+        password_hash: hash?,
+        subject: Subject::new(subject?),
+        disabled: raw.disabled.is_some_and(|flag| flag.0),
+        claims: claims?,
+    })
+}
+
+fn claims(report: &mut Report, at: &Path, raw: Option<Map<String, Value>>) -> Option<Map<String, Value>> {
+    let claims = raw.unwrap_or_default();
+    let mut valid = true;
+    for (name, value) in &claims {
+        let at = at.key(name);
+        if RESERVED.contains(&name.as_str()) {
+            report.error(&at, "is said by the issuer, not by a user's claims");
+            valid = false;
+        } else if value.is_null() && !report.is_settled(&at) {
+            report.error(&at, "nothing stands here");
+            valid = false;
+        }
+    }
+    // It goes into every token, and a token of more than 8 KiB is refused.
+    if Value::Object(claims.clone()).to_string().len() > 4096 {
+        return report.refuse(at, "must not be larger than 4 KiB: they go into every token of the user");
+    }
+    valid.then_some(claims)
+}

@@ -1,0 +1,87 @@
+//! The configuration: one YAML file, read as a whole, with all that is wrong in it said at once.
+//!
+//! `raw` gives the file's shapes, `check` turns them into what each room asks for. Nothing above this room sees YAML, and
+//! nothing below it sees a value that has not been checked.
+
+mod check;
+pub mod demo;
+mod env;
+mod error;
+mod file;
+mod marks;
+mod path;
+mod raw;
+mod report;
+
+use std::{path::Path, sync::Arc};
+
+pub(crate) use check::counted;
+pub use error::{Errors, Position, Problem};
+use marks::Marks;
+use report::Report;
+
+use crate::{admin, gateway, issuer, server, telemetry, token};
+
+/// The largest configuration that is read, in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// What every room is configured with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Listeners, workers, limits, drain.
+    pub server: server::config::Config,
+    /// Routes and upstreams.
+    pub gateway: gateway::config::Config,
+    /// Whose tokens are accepted; routes refer to them by index.
+    pub providers: Vec<token::provider::Config>,
+    /// The internal issuer, where there is one.
+    pub issuer: Option<issuer::Config>,
+    /// The admin listener.
+    pub admin: admin::Config,
+    /// Logging.
+    pub log: telemetry::log::Config,
+}
+
+/// A configuration that is valid, and what to say about it nevertheless.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What works and is dangerous or idle, in the order of the file.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and checks the file at `path`. Relative paths in it are taken from the folder it is in.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: &Path) -> Result<Loaded, Errors> {
+    let file: Arc<Path> = path.into();
+    let whole =
+        |message: String| Errors::new(vec![Problem { file: file.clone(), at: None, path: String::new(), message }]);
+    let contents = file::read(path, MAX_BYTES).map_err(whole)?;
+    let text = std::str::from_utf8(&contents.bytes).map_err(|error| {
+        let before = &contents.bytes[..error.valid_up_to()];
+        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+        whole(format!("not UTF-8 (line {line})"))
+    })?;
+    // A byte order mark is no part of the text (YAML 1.2 §5.2), and would move every column of the first line.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (marks, doubled) = Marks::read(text).map_err(|flaw| {
+        Errors::new(vec![Problem { file: file.clone(), at: Some(flaw.at), path: String::new(), message: flaw.message }])
+    })?;
+
+    let mut report = Report::new(file.clone(), marks, contents.world_readable);
+    for flaw in doubled {
+        report.error_at(flaw.at, &flaw.path, flaw.message);
+    }
+    let config = raw::read(text, &mut report).and_then(|raw| check::config(&mut report, raw));
+    let (problems, mut warnings) = report.into_parts();
+    match config {
+        Some(config) if problems.is_empty() => {
+            error::sort(&mut warnings);
+            Ok(Loaded { config, warnings })
+        }
+        _ => Err(Errors::new(problems)),
+    }
+}

@@ -1,0 +1,190 @@
+//! The shapes of config.yaml. Nothing is required here and hardly anything is checked: a key that is missing and a value
+//! that makes no sense are found by `check`, which can go on after the first. What is found here is the unknown key and
+//! the wrong kind of value.
+
+mod read;
+mod scalar;
+mod value;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+pub(super) use read::read;
+pub(super) use scalar::{Flag, Mapping, Scalar, SecretText};
+
+/// A mapping that may be left out.
+pub(super) type Section<T> = Option<Mapping<T>>;
+/// A list that may be left out. An element is `None` where nothing stands, or where what stood was wrong.
+pub(super) type List<T> = Option<Vec<Option<T>>>;
+
+/// Declares mappings whose keys may all be left out, and which take no other keys.
+macro_rules! shapes {
+    ($($name:ident { $($key:ident: $kind:ty,)* })*) => { $(
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub(in crate::config) struct $name { $(pub(in crate::config) $key: $kind,)* }
+    )* };
+}
+
+shapes! {
+    Config {
+        workers: Option<Scalar>,
+        listeners: List<Mapping<Listener>>,
+        limits: Section<Limits>,
+        shutdown: Section<Shutdown>,
+        admin: Section<Admin>,
+        trusted_proxies: List<String>,
+        tokens: Section<Tokens>,
+        log: Section<Log>,
+        upstreams: List<Mapping<Upstream>>,
+        providers: List<Mapping<Provider>>,
+        routes: List<Mapping<Route>>,
+        issuer: Section<Issuer>,
+    }
+    Listener {
+        name: Option<String>,
+        address: Option<String>,
+        issuer: Option<Flag>,
+        tls: Section<Tls>,
+    }
+    Tls {
+        certificates: List<Mapping<Certificate>>,
+    }
+    Certificate {
+        cert_file: Option<String>,
+        key_file: Option<String>,
+    }
+    Limits {
+        max_connections: Option<Scalar>,
+        max_header_bytes: Option<Scalar>,
+        tls_handshake_timeout: Option<Scalar>,
+        header_timeout: Option<Scalar>,
+        body_timeout: Option<Scalar>,
+        keep_alive_timeout: Option<Scalar>,
+    }
+    Shutdown {
+        drain_delay: Option<Scalar>,
+        drain_timeout: Option<Scalar>,
+    }
+    Admin {
+        address: Option<String>,
+    }
+    Tokens {
+        max_bytes: Option<Scalar>,
+        cache: Option<Scalar>,
+        realm: Option<String>,
+    }
+    Log {
+        level: Option<String>,
+        format: Option<String>,
+        requests: Option<String>,
+    }
+    Upstream {
+        name: Option<String>,
+        urls: List<String>,
+        demo: Option<Flag>,
+        connect_timeout: Option<Scalar>,
+        response_timeout: Option<Scalar>,
+        idle_timeout: Option<Scalar>,
+        keep_alive: Option<Scalar>,
+        max_idle: Option<Scalar>,
+    }
+    Provider {
+        name: Option<String>,
+        issuer: Option<String>,
+        audiences: List<String>,
+        algorithms: List<String>,
+        leeway: Option<Scalar>,
+        profile: Option<String>,
+        jwks: Option<String>,
+        jwks_file: Option<String>,
+        jwks_inline: Option<serde_json::Map<String, Value>>,
+        hmac_secret: Option<SecretText>,
+    }
+    Route {
+        name: Option<String>,
+        r#match: Section<Match>,
+        auth: Option<String>,
+        providers: List<String>,
+        audiences: List<String>,
+        require: Section<Require>,
+        claim_headers: List<Mapping<ClaimHeader>>,
+        forward_token: Option<Flag>,
+        legacy_query_token: Option<Flag>,
+        cors: Section<Cors>,
+        upstream: Option<String>,
+    }
+    Match {
+        path: Option<String>,
+        path_prefix: Option<String>,
+        hosts: List<String>,
+        methods: List<String>,
+    }
+    Require {
+        scopes: List<String>,
+        claims: Option<serde_json::Map<String, Value>>,
+    }
+    ClaimHeader {
+        claim: Option<String>,
+        header: Option<String>,
+    }
+    Cors {
+        origins: List<String>,
+        methods: List<String>,
+        headers: List<String>,
+        expose_headers: List<String>,
+        credentials: Option<Flag>,
+        max_age: Option<Scalar>,
+    }
+    Issuer {
+        url: Option<String>,
+        access_token: Section<AccessToken>,
+        refresh_token: Section<RefreshToken>,
+        store: Section<Store>,
+        master_key: Option<SecretText>,
+        clients: List<Mapping<Client>>,
+        users: List<Mapping<User>>,
+    }
+    AccessToken {
+        lifetime: Option<Scalar>,
+        algorithm: Option<String>,
+        audience: Option<String>,
+    }
+    RefreshToken {
+        idle_lifetime: Option<Scalar>,
+        absolute_lifetime: Option<Scalar>,
+        retry_window: Option<Scalar>,
+        confidential_retry_window: Option<Scalar>,
+        reuse_interval: Option<Scalar>,
+        on_rollback: Option<String>,
+    }
+    Store {
+        embedded: Section<Embedded>,
+    }
+    Embedded {
+        path: Option<String>,
+    }
+    Client {
+        id: Option<String>,
+        secret_hash: Option<String>,
+        grants: List<String>,
+        legacy_password_grant: Option<Flag>,
+        scopes: List<String>,
+        rotation: Option<String>,
+        access_token_lifetime: Option<Scalar>,
+    }
+    User {
+        username: Option<String>,
+        password_hash: Option<String>,
+        subject: Option<String>,
+        disabled: Option<Flag>,
+        claims: Option<serde_json::Map<String, Value>>,
+    }
+}
+
+/// Keys of versions to come, so that nobody searches for the slip in a key that is spelt right.
+const LATER: &[(&str, &str)] = &[
+    ("jwks_uri", "keys are read from jwks_file or jwks_inline"),
+    ("discovery", "keys are read from jwks_file or jwks_inline"),
+    ("redis", "sessions are kept in `embedded`"),
+];
