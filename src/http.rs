@@ -32,14 +32,19 @@ pub type WaitingSince = Rc<Cell<Option<Instant>>>;
 
 /// A request's body, as it comes from the client.
 pub struct RequestBody {
-    incoming: Incoming,
+    incoming: Option<Incoming>,
     waiting: WaitingSince,
 }
 
 impl RequestBody {
     /// Notes in `waiting` when a reader has to wait for the client.
     pub fn new(incoming: Incoming, waiting: WaitingSince) -> Self {
-        Self { incoming, waiting }
+        Self { incoming: Some(incoming), waiting }
+    }
+
+    /// No body, for a request that is sent a second time.
+    pub fn empty() -> Self {
+        Self { incoming: None, waiting: WaitingSince::default() }
     }
 }
 
@@ -48,7 +53,8 @@ impl http_body::Body for RequestBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let frame = Pin::new(incoming).poll_frame(cx);
         if frame.is_ready() {
             self.waiting.set(None);
         } else if self.waiting.get().is_none() {
@@ -58,11 +64,11 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint)
     }
 }
 

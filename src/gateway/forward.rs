@@ -82,10 +82,16 @@ impl Forwarder {
     ) -> Result<Response<Body>, UpstreamFailure> {
         self.make_origin_form(&mut request);
         let mut lease = self.pool.lease().await?;
+        let copy = if lease.reused { repeatable(&request) } else { None };
         let mut answer = self.exchange(&mut lease, request).await;
-        // The upstream may close a kept connection in the moment in which we take it. What it has got nothing of is sent
-        // again, on a connection that is new.
-        if let Err(Failed { untouched: Some(request), .. }) = answer {
+        // The upstream may close a kept connection in the moment in which we take it. What it has got nothing of, or may
+        // get twice, is sent again, once, on a connection that is new.
+        let again = match &mut answer {
+            Err(Failed { untouched: untouched @ Some(_), .. }) => untouched.take(),
+            Err(Failed { why: UpstreamFailure::Broken, untouched: None }) => copy,
+            Ok(_) | Err(_) => None,
+        };
+        if let Some(request) = again {
             lease = self.pool.connect().await?;
             answer = self.exchange(&mut lease, *request).await;
         }
@@ -138,6 +144,18 @@ impl Forwarder {
         let body = UpstreamBody { incoming, lease: Some(lease), idle_timeout: self.idle_timeout, stalled: None };
         Response::from_parts(head, Body::Streamed(Box::pin(body)))
     }
+}
+
+/// A copy of a request that may be sent twice: its method is safe, and it has no body (RFC 9110 §9.2.1, §9.2.2).
+fn repeatable(request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
+    if !request.method().is_safe() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::empty());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    Some(Box::new(copy))
 }
 
 /// A failed exchange; with the request where none of it was sent.

@@ -35,6 +35,8 @@ struct Idle {
 pub(super) struct Lease {
     pool: Rc<Pool>,
     sender: SendRequest<RequestBody>,
+    /// Whether it has carried a request before: only then can the upstream have closed it behind our back.
+    pub(super) reused: bool,
 }
 
 impl Pool {
@@ -60,7 +62,7 @@ impl Pool {
     /// An idle connection, or a new one.
     pub(super) async fn lease(self: &Rc<Self>) -> Result<Lease, UpstreamFailure> {
         match self.take_idle() {
-            Some(sender) => Ok(Lease { pool: self.clone(), sender }),
+            Some(sender) => Ok(Lease { pool: self.clone(), sender, reused: true }),
             None => self.connect().await,
         }
     }
@@ -93,7 +95,7 @@ impl Pool {
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });
-        Ok(Lease { pool: self.clone(), sender })
+        Ok(Lease { pool: self.clone(), sender, reused: false })
     }
 
     /// Closes connections that have been idle for too long, or whose other end has gone.

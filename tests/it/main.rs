@@ -1,7 +1,12 @@
 //! Black-box tests, a file for each capability, against the real program.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
 
+mod clients;
+mod deploy;
 mod floors;
+mod gateway;
 mod issuer;
 mod revocation;
 mod store;
+mod support;
+mod tokens;

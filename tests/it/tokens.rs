@@ -18,7 +18,8 @@ fn gate(upstream: &Upstream, keys: &[&TestKey], more: &str) -> Sidegate {
 #[test]
 fn every_algorithm_verifies() {
     let upstream = Upstream::start();
-    let names = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256", "HS384", "HS512"];
+    let names =
+        ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256", "HS384", "HS512"];
     let keys: Vec<TestKey> = names.map(|alg| TestKey::new(alg, alg)).into();
     let gate = gate(&upstream, &keys.iter().collect::<Vec<_>>(), &format!("algorithms: [{}]", names.join(", ")));
     for key in &keys {
@@ -84,47 +85,111 @@ fn wrong_tokens(rs: &TestKey, es: &TestKey, hs: &TestKey) -> Vec<Wrong> {
         let header = json!({ "alg": alg, "typ": "at+jwt", "kid": "es" }).to_string();
         add(&format!("alg {alg:?}, no signature"), format!("{}.{body}.", b64(&header)), "algorithm_unsupported");
     }
-    add("alg none with a signature", es.token(&json!({ "alg": "none", "kid": "es" }), &claims()), "algorithm_unsupported");
+    add(
+        "alg none with a signature",
+        es.token(&json!({ "alg": "none", "kid": "es" }), &claims()),
+        "algorithm_unsupported",
+    );
     add("an alg that is a number", es.token(&json!({ "alg": 256, "kid": "es" }), &claims()), "token_malformed");
     add("an alg that is a list", es.token(&json!({ "alg": ["ES256"], "kid": "es" }), &claims()), "token_malformed");
     add("no alg", es.token(&json!({ "kid": "es" }), &claims()), "token_malformed");
-    add("an alg that the provider does not take", es.token(&changed(es.header(), json!({ "alg": "ES384" })), &claims()), "algorithm_not_allowed");
-    for (name, key, secret) in [("DER", rs, rs.public_der()), ("PEM", rs, pem(&rs.public_der())), ("EC", es, es.public_der())] {
-        let signed = format!("{}.{}", b64(&json!({ "alg": "HS256", "kid": key.kid }).to_string()), b64(&claims().to_string()));
+    add(
+        "an alg that the provider does not take",
+        es.token(&changed(es.header(), json!({ "alg": "ES384" })), &claims()),
+        "algorithm_not_allowed",
+    );
+    for (name, key, secret) in
+        [("DER", rs, rs.public_der()), ("PEM", rs, pem(&rs.public_der())), ("EC", es, es.public_der())]
+    {
+        let signed =
+            format!("{}.{}", b64(&json!({ "alg": "HS256", "kid": key.kid }).to_string()), b64(&claims().to_string()));
         let tag = URL_SAFE_NO_PAD.encode(hmac_tag("HS256", &secret, signed.as_bytes()));
-        add(&format!("a public key ({name}) as the secret of an HMAC"), format!("{signed}.{tag}"), "key_wrong_algorithm");
-        let signed = format!("{}.{}", b64(&json!({ "alg": "HS256", "kid": "hs" }).to_string()), b64(&claims().to_string()));
+        add(
+            &format!("a public key ({name}) as the secret of an HMAC"),
+            format!("{signed}.{tag}"),
+            "key_wrong_algorithm",
+        );
+        let signed =
+            format!("{}.{}", b64(&json!({ "alg": "HS256", "kid": "hs" }).to_string()), b64(&claims().to_string()));
         let tag = URL_SAFE_NO_PAD.encode(hmac_tag("HS256", &secret, signed.as_bytes()));
         add(&format!("the same ({name}) under the secret's name"), format!("{signed}.{tag}"), "signature_bad");
     }
-    add("PS256 in place of RS256", rs.token(&changed(rs.header(), json!({ "alg": "PS256" })), &claims()), "algorithm_not_allowed");
-    add("ES256 named on an RSA key", rs.token(&changed(rs.header(), json!({ "alg": "ES256" })), &claims()), "key_wrong_algorithm");
+    add(
+        "PS256 in place of RS256",
+        rs.token(&changed(rs.header(), json!({ "alg": "PS256" })), &claims()),
+        "algorithm_not_allowed",
+    );
+    add(
+        "ES256 named on an RSA key",
+        rs.token(&changed(rs.header(), json!({ "alg": "ES256" })), &claims()),
+        "key_wrong_algorithm",
+    );
 
     // The key.
     for kid in ["other", "ES", "../../dev/null", "es' OR '1'='1", "es\u{0}", "http://evil.example/k", " es"] {
         add(&format!("kid {kid:?}"), es.token(&changed(es.header(), json!({ "kid": kid })), &claims()), "key_unknown");
     }
-    add("a kid of 300 bytes", es.token(&changed(es.header(), json!({ "kid": "k".repeat(300) })), &claims()), "key_unknown");
+    add(
+        "a kid of 300 bytes",
+        es.token(&changed(es.header(), json!({ "kid": "k".repeat(300) })), &claims()),
+        "key_unknown",
+    );
     add("a kid that is a number", es.token(&changed(es.header(), json!({ "kid": 1 })), &claims()), "token_malformed");
     let stranger = TestKey::new("ES256", "es");
     add("a stranger's key under our name", stranger.good(), "signature_bad");
-    add("a jwk in the header", stranger.token(&changed(es.header(), json!({ "jwk": stranger.jwk() })), &claims()), "key_in_header");
-    add("a jku in the header", stranger.token(&changed(es.header(), json!({ "jku": "https://evil.example/jwks" })), &claims()), "key_in_header");
-    add("an x5u in the header", stranger.token(&changed(es.header(), json!({ "x5u": "https://evil.example/x" })), &claims()), "key_in_header");
-    add("an x5c in the header", stranger.token(&changed(es.header(), json!({ "x5c": ["AA=="] })), &claims()), "key_in_header");
+    add(
+        "a jwk in the header",
+        stranger.token(&changed(es.header(), json!({ "jwk": stranger.jwk() })), &claims()),
+        "key_in_header",
+    );
+    add(
+        "a jku in the header",
+        stranger.token(&changed(es.header(), json!({ "jku": "https://evil.example/jwks" })), &claims()),
+        "key_in_header",
+    );
+    add(
+        "an x5u in the header",
+        stranger.token(&changed(es.header(), json!({ "x5u": "https://evil.example/x" })), &claims()),
+        "key_in_header",
+    );
+    add(
+        "an x5c in the header",
+        stranger.token(&changed(es.header(), json!({ "x5c": ["AA=="] })), &claims()),
+        "key_in_header",
+    );
 
     // The header.
-    add("crit with an unknown name", es.token(&changed(es.header(), json!({ "crit": ["exp2"], "exp2": 1 })), &claims()), "critical_unknown");
+    add(
+        "crit with an unknown name",
+        es.token(&changed(es.header(), json!({ "crit": ["exp2"], "exp2": 1 })), &claims()),
+        "critical_unknown",
+    );
     add("an empty crit", es.token(&changed(es.header(), json!({ "crit": [] })), &claims()), "critical_unknown");
-    add("b64 false", es.token(&changed(es.header(), json!({ "b64": false, "crit": ["b64"] })), &claims()), "critical_unknown");
+    add(
+        "b64 false",
+        es.token(&changed(es.header(), json!({ "b64": false, "crit": ["b64"] })), &claims()),
+        "critical_unknown",
+    );
     for typ in ["id+jwt", "logout+jwt", "dpop+jwt", "rt+jwt", "at+jwt ", ""] {
         add(&format!("typ {typ:?}"), es.token(&changed(es.header(), json!({ "typ": typ })), &claims()), "type_wrong");
     }
-    add("a header with a name twice", es.token_of(br#"{"alg":"none","alg":"ES256","kid":"es"}"#, claims().to_string().as_bytes()), "token_malformed");
+    add(
+        "a header with a name twice",
+        es.token_of(br#"{"alg":"none","alg":"ES256","kid":"es"}"#, claims().to_string().as_bytes()),
+        "token_malformed",
+    );
     add("a header that is a list", es.token_of(br#"["ES256"]"#, claims().to_string().as_bytes()), "token_malformed");
     add("a header that is no JSON", es.token_of(b"alg=ES256", claims().to_string().as_bytes()), "token_malformed");
-    add("a header with text after it", es.token_of(br#"{"alg":"ES256","kid":"es"} x"#, claims().to_string().as_bytes()), "token_malformed");
-    add("a number in the header that never ends", es.token_of(br#"{"alg":"ES256","kid":"es","x":1e1000000}"#, claims().to_string().as_bytes()), "token_malformed");
+    add(
+        "a header with text after it",
+        es.token_of(br#"{"alg":"ES256","kid":"es"} x"#, claims().to_string().as_bytes()),
+        "token_malformed",
+    );
+    add(
+        "a number in the header that never ends",
+        es.token_of(br#"{"alg":"ES256","kid":"es","x":1e1000000}"#, claims().to_string().as_bytes()),
+        "token_malformed",
+    );
 
     // The times.
     let mut claim = |what: &str, changes: Value, reason| {
@@ -133,7 +198,17 @@ fn wrong_tokens(rs: &TestKey, es: &TestKey, hs: &TestKey) -> Vec<Wrong> {
     claim("expired", json!({ "exp": now() - 1 }), "expired");
     claim("expired long ago", json!({ "exp": 0 }), "expired");
     claim("no exp", json!({ "exp": null }), "claim_missing");
-    for exp in [json!("9999999999"), json!(true), json!([now() + 60]), json!({}), json!(-1), json!(-1.5), json!(1e300), json!(u64::MAX), json!(253_402_300_800u64)] {
+    for exp in [
+        json!("9999999999"),
+        json!(true),
+        json!([now() + 60]),
+        json!({}),
+        json!(-1),
+        json!(-1.5),
+        json!(1e300),
+        json!(u64::MAX),
+        json!(253_402_300_800u64),
+    ] {
         claim(&format!("exp {exp}"), json!({ "exp": exp }), "claim_malformed");
     }
     claim("nbf ahead", json!({ "nbf": now() + 60 }), "not_yet_valid");
@@ -155,7 +230,16 @@ fn wrong_tokens(rs: &TestKey, es: &TestKey, hs: &TestKey) -> Vec<Wrong> {
     for aud in [json!([]), json!(["api", 1]), json!({ "api": 1 }), json!(1), json!(true)] {
         claim(&format!("aud {aud}"), json!({ "aud": aud }), "claim_malformed");
     }
-    for (name, value) in [("sub", json!(1)), ("sub", json!("")), ("jti", json!([])), ("client_id", json!({})), ("sid", json!(5)), ("scope", json!(1)), ("scope", json!("a\"b")), ("scope", json!(["a b"]))] {
+    for (name, value) in [
+        ("sub", json!(1)),
+        ("sub", json!("")),
+        ("jti", json!([])),
+        ("client_id", json!({})),
+        ("sid", json!(5)),
+        ("scope", json!(1)),
+        ("scope", json!("a\"b")),
+        ("scope", json!(["a b"])),
+    ] {
         claim(&format!("{name} {value}"), json!({ name: value }), "claim_malformed");
     }
 
@@ -165,10 +249,22 @@ fn wrong_tokens(rs: &TestKey, es: &TestKey, hs: &TestKey) -> Vec<Wrong> {
     };
     let text = claims().to_string();
     claims_text("a claim twice", format!("{},\"aud\":\"api\"}}", &text[..text.len() - 1]).as_bytes());
-    claims_text("a name twice further down", format!("{},\"x\":{{\"a\":1,\"a\":2}}}}", &text[..text.len() - 1]).as_bytes());
-    claims_text("nested 200 deep", format!("{},\"x\":{}1{}}}", &text[..text.len() - 1], "[".repeat(200), "]".repeat(200)).as_bytes());
-    claims_text("nested 20 deep", format!("{},\"x\":{}1{}}}", &text[..text.len() - 1], "[".repeat(20), "]".repeat(20)).as_bytes());
-    claims_text("invalid UTF-8", &[text.as_bytes()[..text.len() - 1].to_vec(), b",\"x\":\"\xff\xfe\"}".to_vec()].concat());
+    claims_text(
+        "a name twice further down",
+        format!("{},\"x\":{{\"a\":1,\"a\":2}}}}", &text[..text.len() - 1]).as_bytes(),
+    );
+    claims_text(
+        "nested 200 deep",
+        format!("{},\"x\":{}1{}}}", &text[..text.len() - 1], "[".repeat(200), "]".repeat(200)).as_bytes(),
+    );
+    claims_text(
+        "nested 20 deep",
+        format!("{},\"x\":{}1{}}}", &text[..text.len() - 1], "[".repeat(20), "]".repeat(20)).as_bytes(),
+    );
+    claims_text(
+        "invalid UTF-8",
+        &[text.as_bytes()[..text.len() - 1].to_vec(), b",\"x\":\"\xff\xfe\"}".to_vec()].concat(),
+    );
     claims_text("a lone surrogate", format!("{},\"x\":\"\\ud800\"}}", &text[..text.len() - 1]).as_bytes());
     claims_text("a number out of all bounds", format!("{},\"x\":1e1000000}}", &text[..text.len() - 1]).as_bytes());
     claims_text("no claims", b"");
@@ -178,16 +274,46 @@ fn wrong_tokens(rs: &TestKey, es: &TestKey, hs: &TestKey) -> Vec<Wrong> {
 
     // The three parts.
     let mut add = |what: &str, token: String, reason| wrong.push((what.to_owned(), token, reason));
-    add("the signature of another token", format!("{head}.{body}.{}", es.token(&es.header(), &claims_with(json!({ "jti": "2" }))).rsplit('.').next().unwrap()), "signature_bad");
+    add(
+        "the signature of another token",
+        format!(
+            "{head}.{body}.{}",
+            es.token(&es.header(), &claims_with(json!({ "jti": "2" }))).rsplit('.').next().unwrap()
+        ),
+        "signature_bad",
+    );
     add("no signature", format!("{head}.{body}."), "signature_bad");
     add("a signature of zeros", format!("{head}.{body}.{}", URL_SAFE_NO_PAD.encode([0; 64])), "signature_bad");
-    add("a signature cut short", format!("{head}.{body}.{}", &signature[..signature.len() - 4]), "signature_bad");
-    add("a signature with more after it", format!("{head}.{body}.{}", URL_SAFE_NO_PAD.encode([URL_SAFE_NO_PAD.decode(signature).unwrap(), vec![0]].concat())), "signature_bad");
-    add("a signature in DER", format!("{head}.{body}.{}", der_signature(&URL_SAFE_NO_PAD.decode(signature).unwrap())), "signature_bad");
-    add("other claims under a good signature", format!("{head}.{}.{signature}", b64(&claims_with(json!({ "sub": "root" })).to_string())), "signature_bad");
+    add(
+        "a signature cut short",
+        format!("{head}.{body}.{}", URL_SAFE_NO_PAD.encode(&URL_SAFE_NO_PAD.decode(signature).unwrap()[..60])),
+        "signature_bad",
+    );
+    add(
+        "a signature with more after it",
+        format!(
+            "{head}.{body}.{}",
+            URL_SAFE_NO_PAD.encode([URL_SAFE_NO_PAD.decode(signature).unwrap(), vec![0]].concat())
+        ),
+        "signature_bad",
+    );
+    add(
+        "a signature in DER",
+        format!("{head}.{body}.{}", der_signature(&URL_SAFE_NO_PAD.decode(signature).unwrap())),
+        "signature_bad",
+    );
+    add(
+        "other claims under a good signature",
+        format!("{head}.{}.{signature}", b64(&claims_with(json!({ "sub": "root" })).to_string())),
+        "signature_bad",
+    );
     add("a padded signature", format!("{good}=="), "token_malformed");
     add("a padded header", format!("{head}=.{body}.{signature}"), "token_malformed");
-    add("bits left over at the end", format!("{}{}", &good[..good.len() - 1], flip_last_bits(&good)), "token_malformed");
+    add(
+        "bits left over at the end",
+        format!("{}{}", &good[..good.len() - 1], flip_last_bits(&good)),
+        "token_malformed",
+    );
     add("standard base64", format!("{head}.{body}.+/{}", &signature[2..]), "token_malformed");
     add("two parts", format!("{head}.{body}"), "token_malformed");
     add("four parts", format!("{good}.{signature}"), "token_malformed");
@@ -198,9 +324,20 @@ fn wrong_tokens(rs: &TestKey, es: &TestKey, hs: &TestKey) -> Vec<Wrong> {
     add("9 KiB", es.token(&es.header(), &claims_with(json!({ "x": "x".repeat(7000) }))), "token_too_large");
 
     // With the secret.
-    add("HS256 with another secret", { let signed = format!("{}.{}", b64(&hs.header().to_string()), b64(&claims().to_string())); format!("{signed}.{}", URL_SAFE_NO_PAD.encode(hmac_tag("HS256", b"guess", signed.as_bytes()))) }, "signature_bad");
+    add(
+        "HS256 with another secret",
+        {
+            let signed = format!("{}.{}", b64(&hs.header().to_string()), b64(&claims().to_string()));
+            format!("{signed}.{}", URL_SAFE_NO_PAD.encode(hmac_tag("HS256", b"guess", signed.as_bytes())))
+        },
+        "signature_bad",
+    );
     add("HS512 under an HS256 key", es_like_hs512(hs), "algorithm_not_allowed");
-    add("no kid, with several keys", es.token(&changed(es.header(), json!({ "kid": null })), &claims()), "key_ambiguous");
+    add(
+        "no kid, with several keys",
+        es.token(&changed(es.header(), json!({ "kid": null })), &claims()),
+        "key_ambiguous",
+    );
     wrong
 }
 
@@ -234,7 +371,8 @@ fn es_like_hs512(hs: &TestKey) -> String {
 fn every_wrong_token_is_refused_for_its_own_reason() {
     let upstream = Upstream::start();
     // A second ES256 key, so that a token has to say which.
-    let [rs, es, es2, hs] = [("RS256", "rs"), ("ES256", "es"), ("ES256", "es2"), ("HS256", "hs")].map(|(alg, kid)| TestKey::new(alg, kid));
+    let [rs, es, es2, hs] =
+        [("RS256", "rs"), ("ES256", "es"), ("ES256", "es2"), ("HS256", "hs")].map(|(alg, kid)| TestKey::new(alg, kid));
     let gate = gate(&upstream, &[&rs, &es, &es2, &hs], "algorithms: [RS256, ES256, HS256], leeway: 0s");
     for key in [&rs, &es, &es2, &hs] {
         assert_eq!(gate.get_with("/", &key.good()).status, 200, "{}", key.kid);
@@ -247,7 +385,8 @@ fn every_wrong_token_is_refused_for_its_own_reason() {
         let before = gate.metric(&series);
         let answer = gate.get_with("/", token);
         assert_invalid_token(what, &answer);
-        assert_eq!(gate.metric(&series), before + 1.0, "{what}: not refused for {reason}: {}", gate.logged());
+        let (after, log) = (gate.metric(&series), gate.logged());
+        assert_eq!(after, before + 1.0, "{what}: not refused for {reason}: {}", log.lines().last().unwrap_or_default());
     }
     assert!(upstream.take().is_empty());
     // Nothing of it has worn it out.
@@ -272,10 +411,19 @@ fn an_enormous_token_is_refused_at_its_size() {
     let before = rss(&gate);
     for _ in 0..20 {
         // Larger than any head may be: the connection's bound comes first.
-        match crate::support::client::try_request(gate.address(), "GET", "/", &[("Authorization", &format!("Bearer {}", "a".repeat(1 << 20)))], b"") {
+        match crate::support::client::try_request(
+            gate.address(),
+            "GET",
+            "/",
+            &[("Authorization", &format!("Bearer {}", "a".repeat(1 << 20)))],
+            b"",
+        ) {
             Ok(answer) => assert_eq!(answer.status, 431),
             // It may hang up while we are still sending.
-            Err(error) => assert!(matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe), "{error}"),
+            Err(error) => assert!(
+                matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe),
+                "{error}"
+            ),
         }
     }
     // Larger than a token may be, smaller than a head: 60,000 levels deep, if somebody read it.
@@ -307,7 +455,10 @@ fn a_remembered_token_expires_all_the_same() {
 #[test]
 fn without_a_cache_every_token_is_verified() {
     let (upstream, key) = (Upstream::start(), TestKey::new("EdDSA", "k1"));
-    let gate = Sidegate::start(&config(upstream.address(), &(provider(&[&key], "leeway: 0s") + ROUTE + "tokens: { cache: 0 }\n")));
+    let gate = Sidegate::start(&config(
+        upstream.address(),
+        &(provider(&[&key], "leeway: 0s") + ROUTE + "tokens: { cache: 0 }\n"),
+    ));
     let token = key.good();
     for _ in 0..3 {
         assert_eq!(gate.get_with("/", &token).status, 200);
