@@ -1,7 +1,13 @@
 //! Black-box tests, a file for each capability, against the real program.
-#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it should be, and says so"
+)]
 
+mod deploy;
 mod floors;
 mod issuer;
 mod revocation;
 mod store;
+mod support;

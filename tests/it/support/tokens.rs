@@ -34,7 +34,9 @@ impl TestKey {
     pub(crate) fn new(alg: &'static str, kid: &'static str) -> Self {
         let ec = |signing| Pair::Ec(EcdsaKeyPair::generate(signing).unwrap());
         let pair = match alg {
-            "RS256" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" => Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()),
+            "RS256" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" => {
+                Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
+            }
             "ES256" => ec(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
             "ES384" => ec(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
             "EdDSA" => Pair::Ed(Ed25519KeyPair::generate().unwrap()),
@@ -152,7 +154,11 @@ pub(crate) fn claims_with(changes: Value) -> Value {
 pub(crate) fn changed(mut object: Value, changes: Value) -> Value {
     let (members, Value::Object(changes)) = (object.as_object_mut().unwrap(), changes) else { panic!() };
     for (name, value) in changes {
-        if value.is_null() { members.remove(&name) } else { members.insert(name, value) };
+        if value.is_null() {
+            members.remove(&name)
+        } else {
+            members.insert(name, value)
+        };
     }
     object
 }
