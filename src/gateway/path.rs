@@ -18,7 +18,7 @@ pub enum Ambiguous {
     PathParameter,
     /// `%` without two hexadecimal digits.
     BadEncoding,
-    /// `%25` before two hexadecimal digits: a reader that decodes twice sees another path.
+    /// What it decodes to holds `%` and two hexadecimal digits: a reader that decodes twice sees another path.
     DoubleEncoding,
     /// A control character, or a byte that belongs encoded.
     ForbiddenByte,
@@ -92,10 +92,13 @@ fn percent_decode(raw: &[u8]) -> Result<String, Ambiguous> {
         match byte {
             b'/' | b'\\' => return Err(Ambiguous::Separator),
             b';' => return Err(Ambiguous::PathParameter),
-            b'%' if hex_pair(rest).is_some() => return Err(Ambiguous::DoubleEncoding),
             0..=0x1f | 0x7f => return Err(Ambiguous::ForbiddenByte),
             _ => decoded.push(byte),
         }
+    }
+    // Looked for in what came out, since the digits may have been encoded too.
+    if decoded.windows(3).any(|window| window[0] == b'%' && hex_pair(&window[1..]).is_some()) {
+        return Err(Ambiguous::DoubleEncoding);
     }
     String::from_utf8(decoded).map_err(|_| Ambiguous::NotUtf8)
 }

@@ -3,17 +3,13 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
-    thread,
     time::Duration,
 };
 
-use argon2::{Argon2, PasswordHasher as _};
-use aws_lc_rs::digest;
 use oauth2::{
     AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, RequestTokenError, ResourceOwnerPassword,
     ResourceOwnerUsername, RevocationUrl, Scope, StandardRevocableToken, TokenResponse as _, TokenUrl,
@@ -22,7 +18,11 @@ use oauth2::{
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-use crate::support;
+use crate::support::{
+    self, Upstream,
+    client::{hex, sha256},
+    tokens::argon2id,
+};
 
 /// Printable, and different once form-decoded: some libraries encode it for Basic, others send it as it is.
 const SECRET: &str = "32+%41 of:entropy/&=";
@@ -31,10 +31,7 @@ const PASSWORD: &str = "pass wörd+%";
 
 #[test]
 fn authlib_does_every_grant() {
-    let python = tools().join("venv/bin/python");
-    let Some(python) = python.exists().then_some(python).or_else(|| support::tool("tests/setup.sh's Python")) else {
-        return;
-    };
+    let Some(python) = brought("target/test-tools/venv/bin/python", "Authlib") else { return };
     let gate = Gate::start("authlib");
     let mut flow = Command::new(python);
     flow.arg(in_tree("tests/clients/authlib_flow.py")).arg(&gate.base).arg(&gate.ca_file);
@@ -44,11 +41,7 @@ fn authlib_does_every_grant() {
 #[test]
 fn oauth4webapi_does_every_grant() {
     let Some(node) = support::tool("node") else { return };
-    if !in_tree("tests/clients/node/node_modules/oauth4webapi").exists() {
-        // Absent like a program: an error where the tools are required, a skip elsewhere.
-        let _ = support::tool("tests/setup.sh's oauth4webapi");
-        return;
-    }
+    let Some(_) = brought("tests/clients/node/node_modules/oauth4webapi", "oauth4webapi") else { return };
     let gate = Gate::start("oauth4webapi");
     let mut flow = Command::new(node);
     flow.arg(in_tree("tests/clients/node/flow.mjs")).arg(&gate.base).env("NODE_EXTRA_CA_CERTS", &gate.ca_file);
@@ -88,7 +81,7 @@ impl Gate {
         // The issuer's URL has to be known before the process runs, so the port is chosen here.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let base = format!("https://127.0.0.1:{port}");
-        let process = support::Sidegate::start(&config(&home, port, &base, upstream()));
+        let process = support::Sidegate::start(&config(&home, port, &base, Upstream::start().address()));
         Self { _process: process, base, ca_file }
     }
 
@@ -148,11 +141,8 @@ impl Gate {
     }
 }
 
-fn config(home: &Path, port: u16, base: &str, upstream: u16) -> String {
-    let home = home.display();
-    let secret = digest::digest(&digest::SHA256, SECRET.as_bytes());
-    let secret: String = secret.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let password = Argon2::default().hash_password(PASSWORD.as_bytes()).unwrap();
+fn config(home: &Path, port: u16, base: &str, upstream: SocketAddr) -> String {
+    let (home, secret, password) = (home.display(), hex(&sha256(SECRET.as_bytes())), argon2id(PASSWORD));
     format!(
         "
 workers: 1
@@ -167,7 +157,7 @@ admin:
   address: 127.0.0.1:0
 upstreams:
   - name: app
-    urls: [http://127.0.0.1:{upstream}]
+    urls: [http://{upstream}]
 providers:
   - name: local
     issuer: {base}
@@ -184,7 +174,7 @@ issuer:
   store: {{ embedded: {{ path: {home}/data }} }}
   clients:
     - id: stock
-      secret_hash: sha256:{secret}
+      secret_hash: 'sha256:{secret}'
       grants: [client_credentials, refresh_token]
       legacy_password_grant: true
       scopes: [read, write]
@@ -195,7 +185,7 @@ issuer:
   users:
     - username: {USER}
       subject: user-of-the-clients-test
-      password_hash: {password}
+      password_hash: '{password}'
 "
     )
 }
@@ -221,36 +211,15 @@ fn certify(home: &Path) -> PathBuf {
     ca_file
 }
 
-/// An upstream that answers every request with 200, one request a connection; returns its port.
-fn upstream() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut head = Vec::new();
-            let mut chunk = [0; 4096];
-            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-                match stream.read(&mut chunk) {
-                    Ok(0) | Err(_) => break,
-                    Ok(n) => head.extend_from_slice(&chunk[..n]),
-                }
-            }
-            // Whoever hung up before the answer is not this test's concern.
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nConnection: close\r\n\r\nSecret area");
-        }
-    });
-    port
-}
-
 fn all_right(out: &Output) {
     let (said, wrong) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success() && said.ends_with("all as it should be\n"), "{said}{wrong}");
 }
 
-/// Where tests/setup.sh puts what it brings.
-fn tools() -> PathBuf {
-    in_tree("target/test-tools")
+/// What tests/setup.sh brings into the tree; where it is not there, the same as for a program that is not.
+fn brought(path: &str, name: &str) -> Option<PathBuf> {
+    let path = in_tree(path);
+    if path.exists() { Some(path) } else { support::tool(name) }
 }
 
 fn in_tree(path: &str) -> PathBuf {

@@ -8,12 +8,10 @@ use std::{
     process::Command,
 };
 
-use aws_lc_rs::{rsa, signature};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::support;
+use crate::support::{self, tokens::TestKey};
 
 #[test]
 fn the_sidecar_is_the_only_way_in() {
@@ -152,8 +150,8 @@ fn check(name: &str, config: &str) {
     put("etc/sidegate/tls/fullchain.pem", certified.cert.pem());
     put("etc/sidegate/tls/key.pem", certified.signing_key.serialize_pem());
     put("etc/sidegate/master.key", "0123456789abcdef".repeat(4));
-    put("etc/sidegate/partner.jwks.json", rsa_jwks());
-    put("etc/sidegate-keys/jwks.json", p256_jwks());
+    put("etc/sidegate/partner.jwks.json", jwks("RS256"));
+    put("etc/sidegate-keys/jwks.json", jwks("ES256"));
     fs::create_dir_all(home.join("var/lib/sidegate")).unwrap();
 
     let mut local = config.to_owned();
@@ -170,28 +168,8 @@ fn check(name: &str, config: &str) {
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
 }
 
-fn p256_jwks() -> String {
-    let pair = signature::EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-    // An uncompressed point: 4, then x and y.
-    let point = signature::KeyPair::public_key(&pair).as_ref();
-    let (x, y) = point[1..].split_at(32);
-    json!({ "keys": [{
-        "kty": "EC", "crv": "P-256", "kid": "test", "use": "sig", "alg": "ES256",
-        "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
-    }] })
-    .to_string()
-}
-
-fn rsa_jwks() -> String {
-    let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
-    let key = signature::KeyPair::public_key(&pair);
-    let number = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    json!({ "keys": [{
-        "kty": "RSA", "kid": "test", "use": "sig", "alg": "RS256",
-        "n": number(key.modulus().big_endian_without_leading_zero()),
-        "e": number(key.exponent().big_endian_without_leading_zero()),
-    }] })
-    .to_string()
+fn jwks(algorithm: &'static str) -> String {
+    json!({ "keys": [TestKey::new(algorithm, "test").jwk()] }).to_string()
 }
 
 fn deploy(path: &str) -> PathBuf {

@@ -1,5 +1,9 @@
 //! Black-box tests, a file for each capability, against the real program.
-#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it should be, and says so"
+)]
 
 mod clients;
 mod deploy;
