@@ -41,20 +41,21 @@ impl Authenticator {
             return Ok(None);
         }
         let in_query = if route.legacy_query_token { take_query_token(uri)? } else { None };
-        let token = match (bearer(headers)?, &in_query) {
+        let identity = match (bearer(headers)?, &in_query) {
             (Some(_), Some(_)) => return Err(Rejection::TwoTokens),
-            (Some(token), None) => token,
-            (None, Some(token)) => token.as_str(),
+            (Some(token), None) => self.identify(token, recorder),
+            (None, Some(token)) => self.identify(token.as_bytes(), recorder),
             (None, None) if route.auth == Auth::Optional => return Ok(None),
             (None, None) => return Err(Rejection::NoToken),
         };
-        self.identify(token, recorder).map(Some).map_err(|refused| {
+        identity.map(Some).map_err(|refused| {
             recorder.token_rejected(refused.reason());
             Rejection::Token(refused)
         })
     }
 
-    fn identify(&self, token: &str, recorder: &Recorder) -> Result<Rc<Verified>, Refused> {
+    fn identify(&self, token: &[u8], recorder: &Recorder) -> Result<Rc<Verified>, Refused> {
+        let token = b64token(token)?;
         let now = self.clock.now();
         // Read before the look-up: a revocation that comes in between is then seen at the next request at the latest,
         // and one that came before this request is seen by this one.
@@ -89,7 +90,7 @@ fn still_valid(verified: Rc<Verified>, now: Timestamp) -> Result<Rc<Verified>, R
 }
 
 /// The token of the one `Authorization: Bearer` field (RFC 6750 §2.1); `None` without the field.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
+fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Rejection> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let field = match (fields.next(), fields.next()) {
         (None, _) => return Ok(None),
@@ -102,16 +103,16 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
         return Err(Rejection::NotBearer);
     }
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
-    b64token(&rest[spaces..]).map(Some)
+    if rest.len() == spaces { Err(Rejection::NotBearer) } else { Ok(Some(&rest[spaces..])) }
 }
 
 /// RFC 6750 §2.1: `b64token = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
-fn b64token(text: &[u8]) -> Result<&str, Rejection> {
+fn b64token(text: &[u8]) -> Result<&str, Refused> {
     let end = text.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
     let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
     match std::str::from_utf8(text) {
         Ok(token) if end > 0 && text[..end].iter().all(good) => Ok(token),
-        Ok(_) | Err(_) => Err(Rejection::Token(Refused::Malformed)),
+        Ok(_) | Err(_) => Err(Refused::Malformed),
     }
 }
 
@@ -131,7 +132,5 @@ fn take_query_token(uri: &mut Uri) -> Result<Option<String>, Rejection> {
     let mut parts = std::mem::take(uri).into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(target).map_err(|_| Rejection::BadTarget)?);
     *uri = Uri::from_parts(parts).map_err(|_| Rejection::BadTarget)?;
-    let token = token.unwrap_or_default();
-    b64token(token.as_bytes())?;
-    Ok(Some(token))
+    Ok(Some(token.unwrap_or_default()))
 }
