@@ -51,8 +51,8 @@ impl<'a> Iterator for Parts<'a> {
         if text.is_empty() {
             return None;
         }
-        let (part, rest) = if text.starts_with("$${") {
-            (Part::Text("${"), &text[3..])
+        let (part, rest) = if let Some(after) = text.strip_prefix("$${") {
+            (Part::Text("${"), after)
         } else if let Some(after) = text.strip_prefix("${") {
             after.split_once('}').map_or((Part::Variable(""), ""), |(name, rest)| (Part::Variable(name), rest))
         } else {

@@ -118,3 +118,8 @@ pub(super) fn one_of<S: AsRef<str>>(names: &[S]) -> String {
         }
     }
 }
+
+/// `1 route`, `2 routes`.
+pub(crate) fn counted(count: usize, what: impl fmt::Display) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}

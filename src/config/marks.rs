@@ -32,8 +32,11 @@ struct Node {
 enum Below {
     Nothing,
     List(Vec<Rc<Node>>),
-    Mapping(HashMap<Box<str>, (Position, Rc<Node>)>),
+    Mapping(Entries),
 }
+
+/// Each key, where it stands, and its value.
+type Entries = HashMap<Box<str>, (Position, Rc<Node>)>;
 
 /// What is wrong with the text as YAML.
 pub(super) struct Flaw {
@@ -151,8 +154,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn mapping(&mut self, path: &Path, depth: usize) -> Result<HashMap<Box<str>, (Position, Rc<Node>)>, Flaw> {
-        let mut entries = HashMap::<Box<str>, (Position, Rc<Node>)>::new();
+    fn mapping(&mut self, path: &Path, depth: usize) -> Result<Entries, Flaw> {
+        let mut entries = Entries::new();
         loop {
             let (event, span) = self.next()?;
             let key: Box<str> = match event {

@@ -15,7 +15,7 @@ mod report;
 
 use std::{path::Path, sync::Arc};
 
-pub(crate) use check::counted;
+pub(crate) use error::counted;
 pub use error::{Errors, Position, Problem};
 use marks::Marks;
 use report::Report;

@@ -42,10 +42,6 @@ impl Path {
     pub(super) fn split_last(&self) -> Option<(Self, &Step)> {
         self.0.split_last().map(|(last, above)| (Self(above.to_vec()), last))
     }
-
-    pub(super) fn starts_with(&self, above: &Self) -> bool {
-        self.0.starts_with(&above.0)
-    }
 }
 
 impl fmt::Display for Path {

@@ -102,16 +102,10 @@ impl Report {
         self.settled.insert(path);
     }
 
-    /// Whether the list may have held more names than were read from it, so that one that is not found may be one of those.
-    pub(super) fn may_lack_names(&self, list: &Path, key: &str) -> bool {
-        self.settled.iter().any(|path| {
-            path.starts_with(list)
-                && match &path.steps()[list.steps().len()..] {
-                    [] | [Step::Index(_)] => true,
-                    [Step::Index(_), Step::Key(below)] => **below == *key,
-                    _ => false,
-                }
-        })
+    /// Whether the list, or an entry of it, could not be read.
+    pub(super) fn lost_entries(&self, list: &Path) -> bool {
+        let is_entry = |path: &Path| matches!(path.split_last(), Some((above, Step::Index(_))) if above == *list);
+        self.settled.iter().any(|path| path == list || is_entry(path))
     }
 
     /// Whether the node has been reported, or excused.

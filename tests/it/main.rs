@@ -6,6 +6,7 @@
 )]
 
 mod clients;
+mod config;
 mod deploy;
 mod floors;
 mod gateway;

@@ -35,12 +35,12 @@ pub(super) struct Facts {
     pub(super) demo: Vec<Path>,
 }
 
-/// Checks the section; `local_audiences` are those of the providers that take its tokens.
+/// Checks the section; `local_audiences` are those of the providers that take its tokens, where they are known.
 pub(super) fn check(
     report: &mut Report,
     at: &Path,
     raw: raw::Section<raw::Issuer>,
-    local_audiences: Vec<String>,
+    local_audiences: Option<Vec<String>>,
 ) -> (Option<Config>, Facts) {
     let Some(raw::Mapping(raw)) = raw else {
         // A section at fault is there nevertheless.
@@ -112,7 +112,7 @@ fn access_token(
     report: &mut Report,
     at: &Path,
     raw: raw::Section<raw::AccessToken>,
-    mut local_audiences: Vec<String>,
+    local_audiences: Option<Vec<String>>,
 ) -> (Option<AccessToken>, Option<Algorithm>, Option<Audience>) {
     let raw = raw.map(|section| section.0).unwrap_or_default();
     let lifetime = access_lifetime(report, &at.key("lifetime"), raw.lifetime, 5 * MINUTE);
@@ -130,7 +130,10 @@ fn access_token(
         }
     };
     // Where exactly one audience is accepted from this issuer, it goes without saying.
-    let only = if local_audiences.len() == 1 { local_audiences.pop() } else { None };
+    if local_audiences.is_none() {
+        report.excuse(at.key("audience"));
+    }
+    let only = local_audiences.filter(|list| list.len() == 1).and_then(|mut list| list.pop());
     let what = "whom the tokens are for (`aud`), as the provider with `jwks: issuer` accepts it";
     let audience = report.required(at, "audience", raw.audience.or(only), what);
     let audience = audience.and_then(|audience| match audience.as_str() {

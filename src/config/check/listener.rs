@@ -42,7 +42,7 @@ pub(super) fn check_all(
         let encrypted = raw.tls.is_some();
         let tls = raw.tls.map(|raw::Mapping(raw)| tls::check(report, &path.key("tls"), raw));
         if let Some(address) = address {
-            places.push((path.key("address"), address));
+            places.push(Place { path: path.key("address"), address, written: true });
             if issuer {
                 guard_issuer(report, &path, address, encrypted, facts);
             }
@@ -59,7 +59,7 @@ pub(super) fn check_all(
         report.warn(&root.key("issuer"), "no listener has `issuer: true`, so nobody can reach the token endpoint");
     }
     let admin = check_admin(report, root, admin, &mut places);
-    refuse_overlaps(report, &places);
+    refuse_overlaps(report, places);
     (found.then_some(listeners), admin)
 }
 
@@ -67,14 +67,13 @@ fn check_admin(
     report: &mut Report,
     root: &Path,
     raw: raw::Section<raw::Admin>,
-    places: &mut Vec<(Path, SocketAddr)>,
+    places: &mut Vec<Place>,
 ) -> Option<admin::Config> {
     let path = root.key("admin").key("address");
-    let address = match raw.and_then(|raw::Mapping(raw)| raw.address) {
-        Some(text) => address(report, &path, &text)?,
-        None => ADMIN,
-    };
-    places.push((path, address));
+    let text = raw.and_then(|raw::Mapping(raw)| raw.address);
+    let written = text.is_some();
+    let address = text.map_or(Some(ADMIN), |text| address(report, &path, &text))?;
+    places.push(Place { path, address, written });
     Some(admin::Config { address })
 }
 
@@ -99,16 +98,25 @@ fn guard_issuer(report: &mut Report, path: &Path, address: SocketAddr, encrypted
     }
 }
 
-/// Two listeners on one port, one of which would take the other's connections or fail to start.
-fn refuse_overlaps(report: &mut Report, places: &[(Path, SocketAddr)]) {
-    let mut places: Vec<_> = places.iter().map(|(path, address)| (report.line(path), path, *address)).collect();
-    places.sort_by_key(|(line, ..)| *line);
-    for (n, (_, path, address)) in places.iter().enumerate() {
-        let Some((line, first, other)) = places[..n].iter().find(|(.., other)| overlap(*address, *other)) else {
-            continue;
+/// An address that will be listened on.
+struct Place {
+    path: Path,
+    address: SocketAddr,
+    /// Whether it stands in the file; the admin listener's default does not, and the other one is to be mended.
+    written: bool,
+}
+
+/// Two listeners on one port: one would take the other's connections, or fail to start.
+fn refuse_overlaps(report: &mut Report, mut places: Vec<Place>) {
+    places.sort_by_key(|place| if place.written { report.line(&place.path) } else { 0 });
+    for (n, Place { path, address, .. }) in places.iter().enumerate() {
+        let Some(first) = places[..n].iter().find(|first| overlap(*address, first.address)) else { continue };
+        let other = first.address;
+        let message = if first.written {
+            format!("{address} is taken by {} ({other}) in line {}", first.path, report.line(&first.path))
+        } else {
+            format!("{address} is taken by the admin listener ({other} unless admin.address says otherwise)")
         };
-        // The admin listener's default stands nowhere in the file; the one that was written is the one to mend.
-        let message = format!("{address} is taken by {first} ({other}) in line {line}");
         report.error(path, message);
     }
 }

@@ -5,6 +5,7 @@ mod client;
 mod cors;
 mod hash;
 mod issuer;
+mod keys;
 mod listener;
 mod pattern;
 mod provider;
@@ -17,7 +18,6 @@ mod values;
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
-pub(crate) use values::counted;
 use values::{HOUR, count, duration, size, word};
 
 use super::{Config, path::Path, raw, report::Report};
@@ -63,13 +63,8 @@ fn audiences(providers: &[Option<crate::token::provider::Config>]) -> Vec<Option
 /// A list without faults. Goes through all of it, so that each fault is reported: collecting into an `Option` would stop
 /// at the first.
 fn all<T>(list: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
-    list.into_iter().fold(Some(Vec::new()), |found, item| match (found, item) {
-        (Some(mut found), Some(item)) => {
-            found.push(item);
-            Some(found)
-        }
-        (None, _) | (_, None) => None,
-    })
+    let list: Vec<_> = list.into_iter().collect();
+    list.into_iter().collect()
 }
 
 type Bounds = (Option<raw::Scalar>, raw::Section<raw::Limits>, raw::Section<raw::Shutdown>);

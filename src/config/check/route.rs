@@ -123,7 +123,10 @@ fn providers(
         (Auth::Required | Auth::Optional, None) => match names.len() {
             1 => Some(vec![0]),
             _ if names.may_lack(report) || report.is_settled(&at) => None,
-            0 => report.refuse(&at, "no `providers` are configured whose tokens it could take (auth: none needs none)"),
+            // Said once, not for each route.
+            0 => {
+                report.required(&Path::default(), "providers", None, "whose tokens routes take (auth: none needs none)")
+            }
             many => {
                 let message =
                     format!("missing: {many} providers are configured, so a route has to say whose tokens it takes");

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt::Display,
     net::SocketAddr,
     ops::RangeInclusive,
     sync::Arc,
@@ -109,11 +108,13 @@ pub(super) struct Names {
     known: HashMap<Arc<str>, (usize, Path)>,
     order: Vec<Arc<str>>,
     entries: usize,
+    /// Whether an entry has a name that could not be read.
+    nameless: bool,
 }
 
 impl Names {
     pub(super) fn new(list: Path, what: &'static str) -> Self {
-        Self { list, what, known: HashMap::new(), order: Vec::new(), entries: 0 }
+        Self { list, what, known: HashMap::new(), order: Vec::new(), entries: 0, nameless: false }
     }
 
     /// Takes the next entry's name in, found below `entry`; each only once.
@@ -121,9 +122,11 @@ impl Names {
         let index = self.entries;
         self.entries += 1;
         let path = entry.key("name");
+        self.nameless |= raw.is_none();
         let name = report.required(entry, "name", raw, &format!("the name of this {}", self.what))?;
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
+            self.nameless = true;
             return report.refuse(&path, "a name is 1 to 64 letters, digits, `-`, `_` or `.`");
         }
         let name: Arc<str> = name.into();
@@ -150,7 +153,7 @@ impl Names {
 
     /// Whether the list may have held entries that were not read.
     pub(super) fn may_lack(&self, report: &Report) -> bool {
-        report.may_lack_names(&self.list, "name")
+        self.nameless || report.lost_entries(&self.list)
     }
 
     /// Warns of entries that nothing refers to.
@@ -195,7 +198,7 @@ fn units(text: &str, units: &[(&str, u64)], bare: bool) -> Option<u64> {
 
 /// In the largest unit that leaves no fraction.
 fn show(value: u64, units: &[(&str, u64)]) -> String {
-    let whole = units.iter().find(|(_, factor)| value != 0 && value % factor == 0);
+    let whole = units.iter().find(|(_, factor)| value != 0 && value.is_multiple_of(*factor));
     match whole.or(units.last()) {
         Some((unit, factor)) => format!("{}{unit}", value / factor),
         None => value.to_string(),
@@ -204,9 +207,4 @@ fn show(value: u64, units: &[(&str, u64)]) -> String {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// `1 route`, `2 routes`.
-pub(crate) fn counted(count: usize, what: impl Display) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -182,9 +182,10 @@ shapes! {
     }
 }
 
-/// Keys of versions to come, so that nobody searches for the slip in a key that is spelt right.
-const LATER: &[(&str, &str)] = &[
-    ("jwks_uri", "keys are read from jwks_file or jwks_inline"),
-    ("discovery", "keys are read from jwks_file or jwks_inline"),
-    ("redis", "sessions are kept in `embedded`"),
+/// Keys of versions to come, the key that is there today, and what to say: nobody shall search for the slip in a key that
+/// is spelt right.
+const LATER: &[(&str, &str, &str)] = &[
+    ("jwks_uri", "jwks_file", "keys are read from jwks_file or jwks_inline"),
+    ("discovery", "jwks_file", "keys are read from jwks_file or jwks_inline"),
+    ("redis", "embedded", "sessions are kept in `embedded`"),
 ];

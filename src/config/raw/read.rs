@@ -80,7 +80,8 @@ fn record(report: &mut Report, path: &Path, fault: &Fault, found: &str) {
             let Some((above, Step::Key(key))) = path.split_last() else {
                 return report.error(path, "this key is not known");
             };
-            if let Some((_, instead)) = LATER.iter().find(|(later, _)| **later == **key) {
+            if let Some((_, today, instead)) = LATER.iter().find(|(later, ..)| **later == **key) {
+                report.excuse(above.key(today));
                 return report.error(path, format!("{} is not supported yet: {instead}", quote(key)));
             }
             let names = || expected.iter().map(String::as_str);

@@ -62,6 +62,11 @@ impl<'de> Visitor<'de> for Node<'_> {
         f.write_str("a value")
     }
 
+    /// What an empty document is.
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }

@@ -1,0 +1,567 @@
+//! The configuration: what is wrong with a file is said all at once, in its place, and without a secret.
+
+use std::{
+    fs::{self, Permissions},
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use argon2::{Argon2, PasswordVerifier as _, password_hash::phc::PasswordHash};
+
+/// A configuration with a bit of everything; each case changes one line of it.
+const BASE: &str = r#"listeners:
+  - { name: public, address: "127.0.0.1:3000", issuer: true }
+  - { name: second, address: "127.0.0.1:3001" }
+admin: { address: "127.0.0.1:9900" }
+limits: { header_timeout: 10s }
+tokens: { max_bytes: 8KiB }
+log: { level: info }
+upstreams:
+  - name: app
+    urls: [http://127.0.0.1:8080]
+providers:
+  - name: local
+    issuer: http://localhost:3000
+    audiences: [api]
+    jwks: issuer
+routes:
+  - name: health
+    match: { path: /healthz }
+    auth: none
+    upstream: app
+  - name: rest
+    match: { path_prefix: / }
+    claim_headers: [{ claim: sub, header: x-auth-subject }]
+    upstream: app
+issuer:
+  url: http://localhost:3000
+  access_token: { lifetime: 5m, audience: api }
+  refresh_token: { idle_lifetime: 14d }
+  clients:
+    - { id: spa, grants: [refresh_token] }
+  users:
+    - { username: ann, password_hash: "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$hfpA8RSqAFuIqu4ihzoSXG6B+tk0nGYMWmCzYLg/FdI" }
+"#;
+
+/// What stands in `BASE`, what stands there instead, and what is said then.
+#[rustfmt::skip]
+const WRONG: &[(&str, &str, &[&str])] = &[
+    // Keys.
+    ("upstreams:", "upstraems:", &[r#"8:1: upstraems: unknown key "upstraems"; did you mean "upstreams"?"#]),
+    ("header_timeout", "heder_timeout", &[r#"5:11: limits.heder_timeout: unknown key "heder_timeout"; did you mean "header_timeout"?"#]),
+    ("    audiences: [api]", "    audience: [api]", &[r#"14:5: providers[0].audience: unknown key "audience"; did you mean "audiences"?"#]),
+    ("{ level: info }", "{ colour: red }", &[r#"7:8: log.colour: unknown key "colour"; known here: level, format or requests"#]),
+    ("    jwks: issuer", "    jwks_uri: https://x", &[
+        r#"15:5: providers[0].jwks_uri: "jwks_uri" is not supported yet: keys are read from jwks_file or jwks_inline"#,
+    ]),
+    ("    jwks: issuer\n", "", &["12:5: providers[0]: has no keys: give one of jwks: issuer, jwks_file, jwks_inline, hmac_secret"]),
+    ("    auth: none", "    auth: none\n    auth: none", &[r#"20:5: routes[0].auth: the key "auth" stands in line 19 already"#]),
+    // Kinds.
+    ("{ level: info }", "hunter2", &["7:1: log: expected a mapping, found a string"]),
+    ("[http://127.0.0.1:8080]", "http://hunter2:8080", &["10:5: upstreams[0].urls: expected a list, found a string"]),
+    ("name: app", "name: 5", &["9:5: upstreams[0].name: expected a string, found a number; put it in quotes"]),
+    ("issuer: true }", "issuer: hunter2 }", &["2:48: listeners[0].issuer: expected true or false, found a string"]),
+    ("{ level: info }", "!secret hunter2", &["7:1: log: tags (`!name`) have no meaning here"]),
+    ("  - name: app\n    urls: [http://127.0.0.1:8080]", "  - [app, [http://127.0.0.1:8080]]", &["9:5: upstreams[0]: expected a mapping, found a list"]),
+    // Values.
+    ("10s", "10", &["5:11: limits.header_timeout: not a duration; write 500ms, 30s, 5m, 12h or 14d"]),
+    ("10s", "25h", &["5:11: limits.header_timeout: must be from 1ms to 1d"]),
+    ("8KiB", "8kb", &["6:11: tokens.max_bytes: not a size; write 512B, 8KiB, 1MiB or a number of bytes"]),
+    ("level: info", "level: inf", &[r#"7:8: log.level: must be error, warn, info, debug or trace; did you mean "info"?"#]),
+    // Names.
+    ("    auth: none\n    upstream: app", "    auth: none\n    upstream: ap", &[r#"20:5: routes[0].upstream: there is no upstream "ap"; did you mean "app"?"#]),
+    ("    claim_headers:", "    providers: [lokal]\n    claim_headers:", &[r#"23:17: routes[1].providers[0]: there is no provider "lokal"; did you mean "local"?"#]),
+    ("name: rest", "name: health", &[r#"21:5: routes[1].name: the name "health" is taken by routes[0] in line 17"#]),
+    // Listeners.
+    ("127.0.0.1:3001", "127.0.0.1:3000", &["3:21: listeners[1].address: 127.0.0.1:3000 is taken by listeners[0].address (127.0.0.1:3000) in line 2"]),
+    ("127.0.0.1:3001", "0.0.0.0:3000", &["3:21: listeners[1].address: 0.0.0.0:3000 is taken by listeners[0].address (127.0.0.1:3000) in line 2"]),
+    ("127.0.0.1:9900", "[::]:3001", &["4:10: admin.address: [::]:3001 is taken by listeners[1].address (127.0.0.1:3001) in line 3"]),
+    ("127.0.0.1:3001", "localhost:3001", &["3:21: listeners[1].address: not an address; write an IP address and a port, as in 127.0.0.1:3000 or [::]:3000"]),
+    // Upstreams.
+    ("http://127.0.0.1:8080", "https://app", &["10:12: upstreams[0].urls[0]: https: is not supported yet; an upstream is http://host:port"]),
+    ("http://127.0.0.1:8080", "http://app/x", &["10:12: upstreams[0].urls[0]: a path or query has no meaning here: the request's own is sent; end the URL after the port"]),
+    ("http://127.0.0.1:8080", "http://u:hunter2@app", &["10:12: upstreams[0].urls[0]: credentials in a URL are not sent anywhere; take them out"]),
+    ("[http://127.0.0.1:8080]", "[http://a, http://b]", &["10:5: upstreams[0].urls: must hold exactly one URL: balancing over several is not supported yet"]),
+    // Providers.
+    ("    issuer: http://localhost:3000", "    issuer: http://localhost:3000/", &[r#"13:5: providers[0].issuer: must be the issuer's own url, "http://localhost:3000""#]),
+    ("    jwks: issuer", "    jwks: issuer\n    algorithms: [RS256]", &["16:18: providers[0].algorithms[0]: no key of this provider is for RS256"]),
+    ("    jwks: issuer", "    hmac_secret: \"${SIDEGATE_TEST_LONG}\"", &["12:5: providers[0].algorithms: hmac_secret needs exactly one of HS256, HS384 or HS512"]),
+    ("    jwks: issuer", "    jwks: issuer\n    leeway: 2m", &["16:5: providers[0].leeway: must be from 0ms to 1m"]),
+    // Routes.
+    ("{ path: /healthz }", "{ path: /a//b }", &["18:14: routes[0].match.path: must not hold `//`: requests with it are refused"]),
+    ("{ path: /healthz }", "{ path: /a%2Fb }", &["18:14: routes[0].match.path: must not hold a backslash, %2f or %5c: requests with these are refused"]),
+    ("{ path: /healthz }", "{ path: /a/%2e%2E/b }", &["18:14: routes[0].match.path: must not hold `.` or `..` as a segment: requests with these are refused"]),
+    ("{ path: /healthz }", "{ path: /a%252fb }", &["18:14: routes[0].match.path: must not be percent-encoded twice"]),
+    ("{ path: /healthz }", "{ path: /a;b }", &["18:14: routes[0].match.path: must not hold `;`: requests with it are refused"]),
+    ("{ path: /healthz }", "{ path: /a?b }", &["18:14: routes[0].match.path: must not hold `?` or `#`: a path is matched without its query"]),
+    ("{ path: /healthz }", "{ path: healthz }", &["18:14: routes[0].match.path: must begin with `/`"]),
+    ("{ path: /healthz }", "{ path: /a, path_prefix: /b }", &["18:5: routes[0].match: give one of path and path_prefix, not both"]),
+    ("{ path: /healthz }", "{}", &["18:5: routes[0].match: missing: one of path and path_prefix"]),
+    ("    auth: none", "    auth: none\n    require: { scopes: [a] }", &["20:5: routes[0].require: has no meaning with auth: none, which looks at no token"]),
+    ("    auth: none", "    auth: optional\n    require: { scopes: [a] }", &["20:5: routes[0].require: contradicts auth: optional: a request without a token has no scopes and no claims; use auth: required"]),
+    ("x-auth-subject", "X_Forwarded_For", &[r#"23:35: routes[1].claim_headers[0].header: "x_forwarded_for" has a meaning of its own; choose a name such as x-auth-subject"#]),
+    ("x-auth-subject }", "x-who }, { claim: jti, header: X_Who }", &["23:66: routes[1].claim_headers[1].header: an upstream could take it for the header in line 23; choose another name"]),
+    ("    claim_headers:", "    audiences: [apo]\n    claim_headers:", &[r#"23:17: routes[1].audiences[0]: "apo" is an audience of none of the route's providers; did you mean "api"?"#]),
+    ("    claim_headers:", "    cors: { origins: [\"*\"], credentials: true }\n    claim_headers:", &[r#"23:23: routes[1].cors.origins[0]: "*" with credentials: true would let every page act as its visitor; list the origins"#]),
+    // The issuer.
+    ("  url: http://localhost:3000", "  url: http://auth.example.com", &["26:3: issuer.url: plain http is for loopback alone; write https://"]),
+    ("lifetime: 5m", "lifetime: 0s", &["27:19: issuer.access_token.lifetime: must be from 1s to 1d"]),
+    ("14d", "91d", &["28:20: issuer.refresh_token.idle_lifetime: idle_lifetime (14d unless set) must not be longer than absolute_lifetime (90d unless set)"]),
+    ("id: spa", "id: \"s:pa\"", &["30:9: issuer.clients[0].id: must not hold a colon: HTTP Basic could not carry it"]),
+    ("id: spa", "id: spa, secret_hash: hunter2", &["30:18: issuer.clients[0].secret_hash: not a hash; make one with `sidegate hash-password`"]),
+    ("[refresh_token]", "[client_credentials]", &["30:27: issuer.clients[0].grants[0]: a client without secret_hash is public: it has no credentials to be granted anything for"]),
+    ("$argon2id$v=19$m=8", "$argon2i$v=19$m=8", &["32:24: issuer.users[0].password_hash: only Argon2id hashes are read; make one with `sidegate hash-password`"]),
+    ("m=8,t=1", "m=2000000,t=1", &["32:24: issuer.users[0].password_hash: costs too much to check: at most m=1048576 (1 GiB), t=16, p=16"]),
+    ("username: ann", "username: ann, subject: \"client:spa\"", &[r#"32:24: issuer.users[0].subject: a subject must not begin with "client:": clients do"#]),
+    ("username: ann", "username: ann, claims: { sub: x }", &["32:34: issuer.users[0].claims.sub: is said by the issuer, not by a user's claims"]),
+];
+
+#[test]
+fn each_fault_is_said_in_its_place() {
+    let folder = Folder::new();
+    let mut misses = Vec::new();
+    for (good, bad, expected) in WRONG {
+        assert!(BASE.contains(good), "the case for {good:?} changes nothing");
+        let file = folder.write("config.yaml", &BASE.replacen(good, bad, 1));
+        let said = faults(&folder, &file);
+        if said != *expected {
+            misses.push(format!("with {bad:?} in place of {good:?}\n  said {said:#?}\n  not {expected:#?}"));
+        }
+    }
+    assert!(misses.is_empty(), "{}", misses.join("\n"));
+}
+
+#[test]
+fn a_good_file_passes_without_a_word_of_warning() {
+    let folder = Folder::new();
+    let file = folder.write("config.yaml", BASE);
+    let output = check(&folder, &file, &[]);
+    assert_eq!(text(&output.stderr), "");
+    let summary = "ok (2 listeners, 2 routes, 1 upstream, 1 provider, 1 client, 1 user)";
+    assert_eq!(text(&output.stdout), format!("config.yaml: {summary}\n"));
+    // The audience of the issuer's tokens goes without saying where only one is accepted.
+    let file = folder.write("config.yaml", &BASE.replace(", audience: api", ""));
+    assert_eq!(check(&folder, &file, &[]).status.code(), Some(0));
+    let file = folder
+        .write("config.yaml", &BASE.replace(", audience: api", "").replace("audiences: [api]", "audience: [api]"));
+    let expected = r#"14:5: providers[0].audience: unknown key "audience"; did you mean "audiences"?"#;
+    assert_eq!(faults(&folder, &file), [expected], "the missing audience is no second fault");
+}
+
+#[test]
+fn all_faults_are_said_at_once_in_the_order_of_the_file() {
+    let folder = Folder::new();
+    let mut yaml = BASE.to_owned();
+    for (good, bad) in [
+        ("10s", "soon"),
+        ("upstream: app", "upstraem: app"),
+        ("issuer: true", "issuer: maybe"),
+        ("log: { level: info }", "log: { level: info }\nlog: { level: info }"),
+        ("username: ann, ", ""),
+        ("name: rest", "nam: rest"),
+        ("jwks: issuer", "jwks: issuer\n    jwks: issuer"),
+    ] {
+        yaml = yaml.replacen(good, bad, 1);
+    }
+    let file = folder.write("config.yaml", &yaml);
+    let expected = [
+        "2:48: listeners[0].issuer: expected true or false, found a string",
+        "5:11: limits.header_timeout: not a duration; write 500ms, 30s, 5m, 12h or 14d",
+        "8:1: log: the key \"log\" stands in line 7 already",
+        "17:5: providers[0].jwks: the key \"jwks\" stands in line 16 already",
+        "22:5: routes[0].upstraem: unknown key \"upstraem\"; did you mean \"upstream\"?",
+        "23:5: routes[1].nam: unknown key \"nam\"; did you mean \"name\"?",
+        "34:7: issuer.users[0].username: missing: what the user types",
+    ];
+    assert_eq!(faults(&folder, &file), expected);
+    assert!(text(&check(&folder, &file, &[]).stderr).ends_with("\n7 problems\n"));
+}
+
+#[test]
+fn what_is_no_configuration_at_all_is_said_plainly() {
+    let folder = Folder::new();
+    for (bytes, expected) in [
+        (&b""[..], "config.yaml:1:1: the file is empty; a configuration has at least `listeners`"),
+        (b"# nothing\n", "config.yaml:1:1: the file is empty; a configuration has at least `listeners`"),
+        (b"- a\n", "config.yaml:1:1: expected a mapping (`listeners:`, `routes:`, …), found a list"),
+        (b"a: 1\n---\nb: 2\n", "config.yaml:2:1: a second document begins here; a configuration is one"),
+        (b"a: [1\nb: 2\n", "config.yaml:2:2: not YAML: illegal placement of ':' indicator"),
+        (b"a: &x [*x]\n", "config.yaml:1:8: an alias stands inside what it names"),
+        (b"a: 1\nb: \xff\n", "config.yaml: not UTF-8 (line 2)"),
+        (&[b'#'; (4 << 20) + 1], "config.yaml: it is larger than 4096 KiB"),
+    ] {
+        folder.write_bytes("config.yaml", bytes);
+        let output = check(&folder, Path::new("config.yaml"), &[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(text(&output.stderr), format!("{expected}\n1 problem\n"));
+    }
+    let missing = check(&folder, Path::new("missing.yaml"), &[]);
+    assert_eq!(text(&missing.stderr), "missing.yaml: there is no such file\n1 problem\n");
+}
+
+#[test]
+fn aliases_and_merged_mappings_keep_their_places() {
+    let folder = Folder::new();
+    let yaml = BASE
+        .replace("  - name: app\n", "  - &app\n    name: app\n    connect_timeout: 5s\n")
+        .replace("providers:", "  - { <<: *app, name: other, max_idle: many }\nproviders:")
+        .replace("    auth: none\n    upstream: app", "    auth: none\n    upstream: other");
+    let file = folder.write("config.yaml", &yaml);
+    assert_eq!(faults(&folder, &file), ["13:30: upstreams[1].max_idle: not a whole number"]);
+    let file = folder.write("config.yaml", &yaml.replace("many", "7").replace("timeout: 5s", "timeout: soon"));
+    let expected = "not a duration; write 500ms, 30s, 5m, 12h or 14d";
+    assert_eq!(
+        faults(&folder, &file),
+        [
+            format!("11:5: upstreams[0].connect_timeout: {expected}"),
+            format!("11:5: upstreams[1].connect_timeout: {expected}")
+        ]
+    );
+    let file = folder.write("config.yaml", &yaml.replace("many", "7"));
+    assert_eq!(check(&folder, &file, &[]).status.code(), Some(0));
+}
+
+#[test]
+fn variables_are_replaced_wherever_a_value_stands() {
+    let folder = Folder::new();
+    let yaml = BASE
+        .replace("header_timeout: 10s", "header_timeout: \"${WAIT}\", max_connections: \"${MANY}\"")
+        .replace("8KiB", "\"${SIZE}\", realm: \"$${x} ${SIZE}\"")
+        .replace("issuer: true", "issuer: \"${YES}\"")
+        .replace("127.0.0.1:3001", "${HOST}:3001");
+    let file = folder.write("config.yaml", &yaml);
+    let set = [("WAIT", "3s"), ("MANY", "12"), ("SIZE", "4KiB"), ("YES", "true"), ("HOST", "127.0.0.1")];
+    let output = check(&folder, &file, &set);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+    let unset = check(&folder, &file, &set[..4]);
+    let expected = "config.yaml:3:21: listeners[1].address: the environment variable \"HOST\" is not set\n1 problem\n";
+    assert_eq!(text(&unset.stderr), expected);
+    let wrong = check(&folder, &file, &[("WAIT", "hunter2"), set[1], set[2], set[3], set[4]]);
+    let expected =
+        "config.yaml:5:11: limits.header_timeout: not a duration; write 500ms, 30s, 5m, 12h or 14d\n1 problem\n";
+    assert_eq!(text(&wrong.stderr), expected);
+}
+
+const LONG: &str = "hunter2-hunter2-hunter2-hunter2-hunter2";
+const READABLE: &str = "a secret in a file that everybody on this machine may read: chmod o-r the file, or move the \
+                        secret into ${NAME} or { from_file: … }";
+
+#[test]
+fn a_secret_everybody_could_read_is_refused_wherever_it_is() {
+    let folder = Folder::new();
+    let symmetric = format!(
+        r#"{{ "kty": "oct", "alg": "HS256", "k": "{}" }}"#,
+        "aHVudGVyMi1odW50ZXIyLWh1bnRlcjItaHVudGVyMi1odW50ZXIy"
+    );
+    let hmac = |secret: &str| BASE.replace("    jwks: issuer", &format!("    algorithms: [HS256]\n{secret}"));
+    for (yaml, file, expected) in [
+        (hmac(&format!("    hmac_secret: {LONG}")), "", format!("16:5: providers[0].hmac_secret: {READABLE}")),
+        (
+            hmac(&format!("    jwks_inline: {{ keys: [{symmetric}] }}")),
+            "",
+            format!("16:59: providers[0].jwks_inline.keys[0].k: {READABLE}"),
+        ),
+        (
+            BASE.replace("  clients:", &format!("  master_key: \"${{SIDEGATE_TEST_LONG}}{LONG}\"\n  clients:")),
+            "",
+            format!("29:3: issuer.master_key: {READABLE}"),
+        ),
+        (
+            hmac("    hmac_secret: { from_file: secret }"),
+            LONG,
+            "16:20: providers[0].hmac_secret.from_file: secret holds a secret and everybody on this machine may read it: chmod o-r secret".into(),
+        ),
+        (
+            hmac("    jwks_file: secret"),
+            &format!(r#"{{ "keys": [{symmetric}] }}"#),
+            "16:5: providers[0].jwks_file: secret holds a secret and everybody on this machine may read it: chmod o-r secret".into(),
+        ),
+    ] {
+        let config = folder.write("config.yaml", &yaml);
+        let secret = folder.write("secret", file);
+        folder.allow(&secret, 0o644);
+        assert_eq!(faults(&folder, &config), [expected]);
+        folder.allow(if file.is_empty() { &config } else { &secret }, 0o640);
+        let output = check(&folder, &config, &[("SIDEGATE_TEST_LONG", LONG)]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    // What the environment holds, nobody reads here.
+    let config = folder.write("config.yaml", &hmac("    hmac_secret: ${SIDEGATE_TEST_LONG}"));
+    assert_eq!(check(&folder, &config, &[("SIDEGATE_TEST_LONG", LONG)]).status.code(), Some(0));
+}
+
+#[test]
+fn a_secret_is_never_repeated() {
+    let folder = Folder::new();
+    let places = [
+        ("    jwks: issuer", "    hmac_secret: [hunter2]"),
+        ("    jwks: issuer", "    algorithms: [HS256]\n    hmac_secret: hunter2"),
+        ("    jwks: issuer", "    jwks_inline: { keys: [{ kty: oct, k: hunter2 }] }"),
+        ("    jwks: issuer", "    jwks_inline: hunter2"),
+        ("  clients:", "  master_key: hunter2\n  clients:"),
+        ("  clients:", "  master_key: { hunter2: hunter2x }\n  clients:"),
+        ("id: spa", "id: spa, secret_hash: hunter2"),
+        ("id: spa", "id: spa, secret_hash: \"$hunter2${\""),
+        ("http://127.0.0.1:8080", "http://u:hunter2@app"),
+        ("{ level: info }", "{ level: hunter2 }"),
+    ];
+    for (good, bad) in places {
+        let file = folder.write("config.yaml", &BASE.replacen(good, bad, 1));
+        let output = check(&folder, &file, &[]);
+        assert_eq!(output.status.code(), Some(2), "with {bad:?}");
+        // A key is no secret.
+        let said = text(&output.stderr).replace("key \"hunter2\"", "").replace("master_key.hunter2", "");
+        assert!(!said.contains("hunter2"), "with {bad:?}: {said}");
+    }
+}
+
+#[test]
+fn a_listeners_certificate_and_key_have_to_fit() {
+    let folder = Folder::new();
+    let made = rcgen::generate_simple_self_signed(["localhost".into()]).expect("a certificate");
+    let other = rcgen::generate_simple_self_signed(["localhost".into()]).expect("a certificate");
+    folder.write("cert.pem", &made.cert.pem());
+    folder.write("other.pem", &other.cert.pem());
+    let key = folder.write("key.pem", &made.signing_key.serialize_pem());
+    let with = |cert: &str, key: &str| {
+        let tls = format!("3001\", tls: {{ certificates: [{{ cert_file: {cert}, key_file: {key} }}] }}");
+        folder.write("config.yaml", &BASE.replace("3001\"", &tls))
+    };
+    folder.allow(&key, 0o600);
+    assert_eq!(check(&folder, &with("cert.pem", "key.pem"), &[]).status.code(), Some(0));
+    let at = |what: &str| format!("3:{what}");
+    for (cert, key, expected) in [
+        (
+            "other.pem",
+            "key.pem",
+            at("94: listeners[1].tls.certificates[0].key_file: key.pem: the key does not belong to the certificate"),
+        ),
+        (
+            "key.pem",
+            "key.pem",
+            at("72: listeners[1].tls.certificates[0].cert_file: key.pem: there is no certificate in it"),
+        ),
+        (
+            "cert.pem",
+            "cert.pem",
+            at(
+                "93: listeners[1].tls.certificates[0].key_file: cert.pem: there is no private key in it (an encrypted one cannot be read)",
+            ),
+        ),
+        ("none.pem", "key.pem", at("72: listeners[1].tls.certificates[0].cert_file: none.pem: there is no such file")),
+    ] {
+        assert_eq!(faults(&folder, &with(cert, key)), [expected]);
+    }
+    folder.allow(&key, 0o604);
+    let readable = "listeners[1].tls.certificates[0].key_file: key.pem holds a secret and everybody on this machine may read it: chmod o-r key.pem";
+    assert_eq!(faults(&folder, &with("cert.pem", "key.pem")), [at(&format!("93: {readable}"))]);
+}
+
+#[test]
+fn what_is_dangerous_or_idle_is_warned_of() {
+    let folder = Folder::new();
+    let yaml = BASE
+        .replace("providers:", "  - { name: idle, demo: true }\nproviders:")
+        .replace("    claim_headers:", "    legacy_query_token: true\n    claim_headers:")
+        .replace("issuer:\n", "  - { name: late, match: { path: /x }, upstream: app }\nissuer:\n")
+        .replace("id: spa,", "id: spa, legacy_password_grant: true,");
+    let file = folder.write("config.yaml", &yaml);
+    let output = check(&folder, &file, &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let said = text(&output.stderr);
+    let places: Vec<_> = said.lines().map(|line| line.splitn(6, ':').take(5).collect::<Vec<_>>().join(":")).collect();
+    let expected = [
+        "config.yaml:11:5: warning: upstreams[1]",
+        "config.yaml:24:5: warning: routes[1].legacy_query_token",
+        "config.yaml:27:5: warning: routes[2]",
+        "config.yaml:33:18: warning: issuer.clients[0].legacy_password_grant",
+    ];
+    assert_eq!(places, expected, "{said}");
+}
+
+#[test]
+fn the_default_configuration_passes_and_holds_the_demos_credentials() {
+    use sidegate::{config, issuer::SecretHash};
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml");
+    let loaded = config::load(&path).expect("config.yaml is valid");
+    let issuer = loaded.config.issuer.expect("config.yaml has an issuer");
+    let hash = |text: &str| SecretHash::Argon2id(text.into());
+    assert_eq!(issuer.clients[0].secret_hash, Some(hash(config::demo::CLIENT_SECRET_HASH)));
+    assert_eq!(issuer.users[0].password_hash, hash(config::demo::USER_PASSWORD_HASH));
+    assert!(verifies("secret", config::demo::CLIENT_SECRET_HASH));
+    assert!(verifies("test", config::demo::USER_PASSWORD_HASH));
+    assert_eq!(loaded.warnings.len(), 2, "the password grant and the token in the query");
+}
+
+#[test]
+fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
+    let folder = Folder::new();
+    let default = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).expect("config.yaml");
+    // Taking the comment sign away leaves valid settings in place, but for what excludes what stands there or needs a file.
+    let excluded = [
+        "tls:",
+        "certificates:",
+        "urls:",
+        "jwks_file:",
+        "jwks_inline:",
+        "hmac_secret:",
+        "master_key:",
+        "roles: [admin] }",
+    ];
+    let uncommented: Vec<String> = default
+        .lines()
+        .map(|line| {
+            let bare = line.trim_start();
+            let setting = bare.strip_prefix("# ").filter(|rest| {
+                let first = rest.trim_start().trim_start_matches("- ");
+                first
+                    .split([' ', '#'])
+                    .next()
+                    .is_some_and(|word| word.ends_with(':') && word.len() > 1 && word.is_ascii())
+                    && first.chars().next().is_some_and(|c| c.is_ascii_lowercase())
+            });
+            match setting {
+                Some(setting) if !excluded.iter().any(|key| setting.contains(key)) => {
+                    format!("{}{setting}", &line[..line.len() - bare.len()])
+                }
+                _ => line.to_owned(),
+            }
+        })
+        .collect();
+    let changed = uncommented.iter().zip(default.lines()).filter(|(new, old)| new != old).count();
+    assert!(changed > 40, "only {changed} settings were found");
+    let file = folder.write("config.yaml", &uncommented.join("\n"));
+    let output = check(&folder, &file, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_demos_credentials_are_refused_off_loopback() {
+    let folder = Folder::new();
+    let default = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).expect("config.yaml");
+    let file = folder.write("config.yaml", &default.replace("127.0.0.1:3000", "0.0.0.0:3000"));
+    let said = faults(&folder, &file);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("issuer.clients[0].secret_hash: these are the demo's credentials"), "{said:?}");
+    assert!(said[1].contains("issuer.users[0].password_hash: these are the demo's credentials"), "{said:?}");
+    let file = folder.write("config.yaml", &default.replace("127.0.0.1:3000", "\"[::1]:3000\""));
+    assert_eq!(check(&folder, &file, &[]).status.code(), Some(0));
+}
+
+#[test]
+fn a_hash_is_made_of_a_password_and_taken_by_the_configuration() {
+    let folder = Folder::new();
+    let output = sidegate(&folder, &["hash-password"], &[], b"correct horse\n");
+    let hash = text(&output.stdout).trim_end().to_owned();
+    assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+    assert!(verifies("correct horse", &hash) && !verifies("correct horse\n", &hash));
+    let file = folder.write("config.yaml", &BASE.replace("id: spa", &format!("id: spa, secret_hash: \"{hash}\"")));
+    assert_eq!(check(&folder, &file, &[]).status.code(), Some(0));
+
+    for bad in [&b""[..], b"\n", b"two\nlines\n", b"\xff\n", &[b'x'; 1025]] {
+        let output = sidegate(&folder, &["hash-password"], &[], bad);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()));
+    }
+}
+
+#[test]
+fn a_generated_secret_comes_with_its_hash() {
+    let folder = Folder::new();
+    let output = text(&sidegate(&folder, &["hash-password", "--generate"], &[], b"").stdout);
+    let (secret, hash) = output.trim_end().split_once('\n').expect("two lines");
+    let secret = secret.strip_prefix("secret: ").expect("a secret");
+    let hash = hash.strip_prefix("secret_hash: ").expect("a hash");
+    assert!(secret.len() == 43 && secret.bytes().all(|b| b.is_ascii_alphanumeric()), "{secret}");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.as_bytes());
+    let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hash, format!("sha256:{digest}"));
+    let file = folder.write("config.yaml", &BASE.replace("id: spa", &format!("id: spa, secret_hash: \"{hash}\"")));
+    assert_eq!(check(&folder, &file, &[]).status.code(), Some(0));
+}
+
+#[test]
+fn without_a_configuration_it_says_how_to_get_one() {
+    let folder = Folder::new();
+    let output = sidegate(&folder, &[], &[], b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).starts_with("sidegate: there is no config.yaml in this folder.\n"));
+    assert_eq!(sidegate(&folder, &["chekc"], &[], b"").status.code(), Some(2));
+}
+
+/// A folder of its own for each test, gone when the test is over.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("sidegate-config-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a folder for the test");
+        Self(path)
+    }
+
+    /// Writes a file that everybody may read, and gives back its name.
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        self.write_bytes(name, text.as_bytes())
+    }
+
+    fn write_bytes(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        fs::write(self.0.join(name), bytes).expect("a file of the test");
+        self.allow(Path::new(name), 0o644);
+        name.into()
+    }
+
+    fn allow(&self, name: &Path, mode: u32) {
+        fs::set_permissions(self.0.join(name), Permissions::from_mode(mode)).expect("permissions");
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn sidegate(folder: &Folder, args: &[&str], env: &[(&str, &str)], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sidegate"))
+        .args(args)
+        .current_dir(&folder.0)
+        .env_clear()
+        .envs(env.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // A command that reads nothing may be gone already.
+    let _ = child.stdin.take().expect("its input").write_all(input);
+    child.wait_with_output().expect("the program ends")
+}
+
+fn check(folder: &Folder, file: &Path, env: &[(&str, &str)]) -> Output {
+    sidegate(folder, &["check", file.to_str().expect("a plain name")], env, b"")
+}
+
+/// What is said of a file that is wrong: each line without the file's name, and without the count at the end.
+fn faults(folder: &Folder, file: &Path) -> Vec<String> {
+    let output = check(folder, file, &[("SIDEGATE_TEST_LONG", LONG)]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()), "{}", text(&output.stderr));
+    let said = text(&output.stderr);
+    let prefix = format!("{}:", file.display());
+    let mut lines: Vec<_> = said.lines().map(|line| line.strip_prefix(&prefix).unwrap_or(line).to_owned()).collect();
+    let count = lines.pop();
+    assert_eq!(count, Some(format!("{} problem{}", lines.len(), if lines.len() == 1 { "" } else { "s" })));
+    lines
+}
+
+fn verifies(password: &str, hash: &str) -> bool {
+    let hash = PasswordHash::new(hash).expect("a PHC string");
+    Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
