@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use argon2::{Argon2, PasswordVerifier as _, password_hash::phc::PasswordHash};
@@ -492,15 +491,11 @@ fn without_a_configuration_it_says_how_to_get_one() {
 }
 
 /// A folder of its own for each test, gone when the test is over.
-struct Folder(PathBuf);
+struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("sidegate-config-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a folder for the test");
-        Self(path)
+        Self(tempfile::tempdir().expect("a folder for the test"))
     }
 
     /// Writes a file that everybody may read, and gives back its name.
@@ -509,26 +504,20 @@ impl Folder {
     }
 
     fn write_bytes(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        fs::write(self.0.join(name), bytes).expect("a file of the test");
+        fs::write(self.0.path().join(name), bytes).expect("a file of the test");
         self.allow(Path::new(name), 0o644);
         name.into()
     }
 
     fn allow(&self, name: &Path, mode: u32) {
-        fs::set_permissions(self.0.join(name), Permissions::from_mode(mode)).expect("permissions");
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        fs::set_permissions(self.0.path().join(name), Permissions::from_mode(mode)).expect("permissions");
     }
 }
 
 fn sidegate(folder: &Folder, args: &[&str], env: &[(&str, &str)], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_sidegate"))
         .args(args)
-        .current_dir(&folder.0)
+        .current_dir(folder.0.path())
         .env_clear()
         .envs(env.iter().copied())
         .stdin(Stdio::piped())
