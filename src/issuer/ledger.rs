@@ -72,9 +72,9 @@ impl Ledger {
         self.0.blacklist.contains(id)
     }
 
-    /// Whether memory knows that the access token was revoked.
-    pub(super) fn is_revoked(&self, sid: Option<&str>, jti: &str) -> bool {
-        self.0.revocations.is_revoked(&self.0.url, sid, Some(jti))
+    /// Whether the gateway refuses access tokens of that session, or of that name, already.
+    pub(super) fn is_revoked(&self, sid: Option<&str>, jti: Option<&str>) -> bool {
+        self.0.revocations.is_revoked(&self.0.url, sid, jti)
     }
 
     pub(super) async fn rotate(&self, presented: Presented, rules: RotationRules) -> Result<Rotation, Unavailable> {
@@ -145,9 +145,10 @@ impl Ledger {
 }
 
 impl Inner {
-    /// Tells memory what is durable already.
+    /// Tells memory what is durable already: the gateway first.
     fn learn(&self, revocation: &Revocation, cause: Cause) {
         let cause = cause.name();
+        self.revocations.insert(&self.url, revocation);
         let new = match &revocation.what {
             Revoked::Session(id) => {
                 let new = !self.blacklist.contains(*id);
@@ -160,7 +161,6 @@ impl Inner {
                 true
             }
         };
-        self.revocations.insert(&self.url, revocation);
         if new {
             self.metrics.revocation_made(cause);
         }

@@ -1,8 +1,10 @@
 //! A session as it is kept, and the rotation table: pure, so that every backend decides alike.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_LEEWAY, NewSession, OnRollback, Revocation, Revoked, RotationRules, Session, Unavailable};
+use super::{MAX_LEEWAY, NewSession, OnRollback, Revocation, Revoked, Rotation, RotationRules, Session, Unavailable};
 use crate::{
     clock::Timestamp,
     types::{ClientId, Scopes, SessionId, Subject},
@@ -27,24 +29,8 @@ pub(super) struct Row {
     absolute_expiry: Timestamp,
     /// The latest expiry of any access token that went out with this session.
     access_until: Timestamp,
-    revoked: Option<Ended>,
-}
-
-/// How far a revocation has to reach, as it stood when it was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Ended {
-    until: Timestamp,
-    refresh_until: Timestamp,
-}
-
-/// What presenting a generation comes to, before it is told to the world.
-pub(super) enum Outcome {
-    Rotated,
-    Replayed,
-    Reused(Revocation),
-    RolledBack(Revocation),
-    Revoked { until: Timestamp },
-    Expired,
+    /// Once this is set, nothing else in the row moves: the revocation it stands for can be told again at any time.
+    revoked_at: Option<Timestamp>,
 }
 
 impl Row {
@@ -59,50 +45,51 @@ impl Row {
             idle_expiry: (now + new.idle_lifetime).min(absolute_expiry),
             absolute_expiry,
             access_until: now + new.access_lifetime,
-            revoked: None,
+            revoked_at: None,
         }
     }
 
     /// The rotation table of the design, row by row in its order. Changes the row only where the outcome says so.
-    pub(super) fn rotate(&mut self, id: SessionId, presented: u32, rules: &RotationRules, now: Timestamp) -> Outcome {
+    pub(super) fn rotate(&mut self, id: SessionId, presented: u32, rules: &RotationRules, now: Timestamp) -> Rotation {
         // Revoked comes first: a token that was revoked a moment ago must never fall into a grace.
-        if let Some(ended) = self.revoked {
-            return Outcome::Revoked { until: ended.refresh_until };
+        if self.is_revoked() {
+            return Rotation::Revoked { until: self.refresh_until() };
         }
         if now >= self.refresh_until() {
-            return Outcome::Expired;
+            return Rotation::Expired;
         }
         if presented == self.generation {
-            return self.advance(presented, rules, now);
+            return self.advance(id, presented, rules, now);
         }
         if presented < self.generation {
             if !self.within_grace(presented, rules, now) {
-                return Outcome::Reused(self.revoke(id));
+                return Rotation::Reused(self.revoke(id, now));
             }
             self.access_goes_out(rules, now);
-            return Outcome::Replayed;
+            return Rotation::Replayed(self.session(id));
         }
         match rules.on_rollback {
             // The generations that were lost are forgotten: their moments are not known, so none of them has a grace.
             OnRollback::RollForward => {
                 self.superseded_at.clear();
-                self.advance(presented, rules, now)
+                self.advance(id, presented, rules, now)
             }
-            OnRollback::Relogin => Outcome::RolledBack(self.revoke(id)),
+            OnRollback::Relogin => Rotation::RolledBack(self.revoke(id, now)),
         }
     }
 
     /// Ends the session; one that has ended answers how it did.
-    pub(super) fn revoke(&mut self, id: SessionId) -> Revocation {
-        let ended = *self.revoked.insert(self.revoked.unwrap_or(Ended {
+    pub(super) fn revoke(&mut self, id: SessionId, now: Timestamp) -> Revocation {
+        self.revoked_at.get_or_insert(now);
+        Revocation {
+            what: Revoked::Session(id),
             until: self.access_until + MAX_LEEWAY,
-            refresh_until: self.idle_expiry.min(self.absolute_expiry),
-        }));
-        Revocation { what: Revoked::Session(id), until: ended.until, refresh_until: ended.refresh_until }
+            refresh_until: self.refresh_until(),
+        }
     }
 
     pub(super) fn is_revoked(&self) -> bool {
-        self.revoked.is_some()
+        self.revoked_at.is_some()
     }
 
     /// From when on the row may be forgotten: none of its refresh tokens can be presented any more, and no access token
@@ -121,7 +108,7 @@ impl Row {
         }
     }
 
-    fn advance(&mut self, from: u32, rules: &RotationRules, now: Timestamp) -> Outcome {
+    fn advance(&mut self, id: SessionId, from: u32, rules: &RotationRules, now: Timestamp) -> Rotation {
         // Four thousand million refreshes of one session do not happen; if they did, its last token would stay.
         let to = if rules.rotate { from.saturating_add(1) } else { from };
         if to > from {
@@ -131,7 +118,7 @@ impl Row {
         self.generation = to;
         self.idle_expiry = now + rules.idle_lifetime;
         self.access_goes_out(rules, now);
-        Outcome::Rotated
+        Rotation::Rotated(self.session(id))
     }
 
     fn within_grace(&self, presented: u32, rules: &RotationRules, now: Timestamp) -> bool {
@@ -139,11 +126,11 @@ impl Row {
         let Some(superseded_at) = self.superseded_at.get(age) else { return false };
         let last = age == 0;
         // A clock that was set back must not cost a user the session: no time has passed, but for the last one only.
-        let Some(elapsed) = now.since(*superseded_at).or(last.then_some(std::time::Duration::ZERO)) else {
+        let Some(elapsed) = now.since(*superseded_at).or(last.then_some(Duration::ZERO)) else {
             return false;
         };
         // A window of zero is no window, not one of a millisecond.
-        let within = |window: std::time::Duration| !window.is_zero() && elapsed <= window;
+        let within = |window: Duration| !window.is_zero() && elapsed <= window;
         within(rules.reuse_interval) || (last && rules.retry_window.is_none_or(within))
     }
 

@@ -4,7 +4,7 @@ use redb::{ReadableTable as _, Table, TableDefinition, WriteTransaction};
 
 use super::{
     NewSession, Presented, Revocation, Revoked, Rotation, RotationRules, Session, Swept, Unavailable,
-    row::{Outcome, Row, decode, encode},
+    row::{Row, decode, encode},
 };
 use crate::{clock::Timestamp, types::SessionId};
 
@@ -90,35 +90,22 @@ impl<'t> Tables<'t> {
         let id = presented.session;
         let Some(mut row) = self.row(id)? else { return Ok(Rotation::Unknown) };
         let before = row.expires();
-        let outcome = row.rotate(id, presented.generation, rules, self.now);
-        Ok(match outcome {
-            Outcome::Rotated => {
+        let rotation = row.rotate(id, presented.generation, rules, self.now);
+        match &rotation {
+            Rotation::Rotated(_) | Rotation::Replayed(_) => self.put(id, Some(before), &row)?,
+            Rotation::Reused(revocation) | Rotation::RolledBack(revocation) => {
                 self.put(id, Some(before), &row)?;
-                Rotation::Rotated(row.session(id))
+                self.append(revocation)?;
             }
-            Outcome::Replayed => {
-                self.put(id, Some(before), &row)?;
-                Rotation::Replayed(row.session(id))
-            }
-            Outcome::Reused(revocation) => {
-                self.put(id, Some(before), &row)?;
-                self.append(&revocation)?;
-                Rotation::Reused(revocation)
-            }
-            Outcome::RolledBack(revocation) => {
-                self.put(id, Some(before), &row)?;
-                self.append(&revocation)?;
-                Rotation::RolledBack(revocation)
-            }
-            Outcome::Revoked { until } => Rotation::Revoked { until },
-            Outcome::Expired => Rotation::Expired,
-        })
+            Rotation::Revoked { .. } | Rotation::Expired | Rotation::Unknown => {}
+        }
+        Ok(rotation)
     }
 
     pub(super) fn revoke_session(&mut self, id: SessionId) -> Result<Option<Revocation>, Fault> {
         let Some(mut row) = self.row(id)? else { return Ok(None) };
         let (ended_before, expires_before) = (row.is_revoked(), row.expires());
-        let revocation = row.revoke(id);
+        let revocation = row.revoke(id, self.now);
         if !ended_before {
             self.put(id, Some(expires_before), &row)?;
             self.append(&revocation)?;

@@ -1,5 +1,7 @@
 //! What each grant answers, and what each mistake does.
 
+use std::sync::Mutex;
+
 use super::*;
 
 #[tokio::test]
@@ -178,4 +180,49 @@ async fn grants_and_scopes_have_their_own_errors() {
     }
     assert_eq!(rig.metric("sidegate_issuer_grants_total{grant=\"client_credentials\",result=\"invalid_scope\"}"), 3);
     assert_eq!(rig.metric("sidegate_issuer_grants_total{grant=\"unknown\",result=\"unsupported_grant_type\"}"), 2);
+}
+
+#[tokio::test]
+async fn the_log_tells_what_happened_and_no_secret() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || Shared(writer.clone()))
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let rig = Rig::new().await;
+    let first = rig.log_in_publicly().await;
+    let second = rig.refresh_publicly(&first.refresh).await.tokens();
+    rig.pass(61 * SECOND);
+    rig.refresh_publicly(&first.refresh).await.assert_error(400, "invalid_grant");
+    let third = rig.log_in().await;
+    rig.post("/oauth/revoke", Some(&app()), &format!("token={}", third.access)).await;
+    rig.token(Some(&basic("app", "wr0ng-secret")), LOGIN).await;
+    rig.token(Some(&app()), "grant_type=password&username=alice&password=wr0ng-password").await;
+
+    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let jti = claims(&third.access)["jti"].as_str().unwrap().to_owned();
+    for told in ["a used refresh token was presented again", &first.sid(), "an access token was revoked", &jti] {
+        assert!(log.contains(told), "{told} is not in\n{log}");
+    }
+    let secrets = [&*first.refresh, &*second.refresh, &*third.refresh, &*first.access, &*second.access, &*third.access];
+    for secret in secrets.into_iter().chain(["open sesame", "wr0ng-secret", "wr0ng-password", "secret\""]) {
+        assert!(!log.contains(secret), "{secret} is in\n{log}");
+    }
+}
+
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

@@ -30,7 +30,9 @@ async fn a_refresh_token_ends_its_session_and_all_access_tokens_of_it() {
     rig.refresh(&second.refresh).await.assert_error(400, "invalid_grant");
     rig.refresh(&first.refresh).await.assert_error(400, "invalid_grant");
     assert_eq!((rig.refreshes("blacklisted"), rig.refreshes("revoked")), (2, 0));
+    let generation = rig.revocations.generation();
     assert_done(&rig.revoke(Some(&app()), &format!("token={}", second.refresh)).await);
+    assert_eq!(rig.revocations.generation(), generation, "once is enough");
     assert_eq!(rig.metric("sidegate_revocations_total{cause=\"revoke_endpoint\"}"), 1);
 }
 

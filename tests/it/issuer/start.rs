@@ -86,11 +86,33 @@ async fn a_master_key_from_the_configuration_makes_the_tokens() {
     let rig = Rig::with(|config| config.master_key = Some(Secret::new(vec![7; 32]))).await;
     assert!(!rig.config.data.join("master.key").exists());
     let tokens = rig.log_in().await;
+    assert_eq!(tokens.refresh, expected_refresh_token(&[7; 32], &tokens.sid(), 0, "app"));
+    let second = rig.refresh(&tokens.refresh).await.tokens();
+    assert_eq!(second.refresh, expected_refresh_token(&[7; 32], &tokens.sid(), 1, "app"));
     let rig = rig.restarted(|config| config.master_key = Some(Secret::new(vec![8; 32]))).await;
     rig.refresh(&tokens.refresh).await.assert_error(400, "invalid_grant");
     assert_eq!(rig.refreshes("forged"), 1);
     let rig = rig.restarted(|config| config.master_key = Some(Secret::new(vec![7; 32]))).await;
     rig.refresh(&tokens.refresh).await.tokens();
+}
+
+/// The form of a refresh token, made from its description: a change of it would log every user out.
+fn expected_refresh_token(master: &[u8], sid: &str, generation: u32, client: &str) -> String {
+    use aws_lc_rs::{hkdf, hmac};
+    struct SixBytes;
+    impl hkdf::KeyType for SixBytes {
+        fn len(&self) -> usize {
+            6
+        }
+    }
+    let master = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate refresh token, version 1").extract(master);
+    let mut key_id = [0; 6];
+    master.expand(&[b"key id"], SixBytes).unwrap().fill(&mut key_id).unwrap();
+    let session = URL_SAFE_NO_PAD.decode(sid).unwrap();
+    let key: hmac::Key = master.expand(&[b"session", &session], hmac::HMAC_SHA256).unwrap().into();
+    let body = [&*session, &generation.to_be_bytes()].concat();
+    let mac = hmac::sign(&key, &[&*body, client.as_bytes()].concat());
+    format!("sg1.{}.{}", URL_SAFE_NO_PAD.encode(key_id), URL_SAFE_NO_PAD.encode([&*body, mac.as_ref()].concat()))
 }
 
 #[tokio::test]
@@ -106,7 +128,7 @@ type Change = fn(&mut Config);
 async fn a_configuration_that_would_let_somebody_in_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (_, hand) = Clock::simulated(Timestamp::from_secs(START));
-    let changes: [(Change, &str); 4] = [
+    let changes: [(Change, &str); 5] = [
         (|config| config.users[0].subject = Subject::new("client:svc"), "the subject of user alice"),
         (|config| config.users[0].password_hash = SecretHash::Argon2id("secret".into()), "the hash of user alice"),
         (
@@ -115,6 +137,13 @@ async fn a_configuration_that_would_let_somebody_in_is_refused() {
                     Some(SecretHash::Argon2id("$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aaaaaaaaaaaaaaaa".into()))
             },
             "the hash of client app is not an Argon2id hash",
+        ),
+        (
+            |config| {
+                config.users[0].password_hash =
+                    SecretHash::Argon2id("$argon2id$v=19$m=2097152,t=1,p=1$c2FsdHNhbHQ$8A9TmVMvBGX2MNMYcJyu6g".into())
+            },
+            "the hash of user alice asks for more than 1 GiB",
         ),
         (|config| config.master_key = Some(sidegate::types::Secret::new(vec![7; 31])), "the master key has less"),
     ];
