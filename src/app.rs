@@ -174,9 +174,11 @@ impl App {
 
     /// Tells whoever started it what it listens on, which routes there are, and what to try.
     fn announce(&self) {
+        // In one write: whoever reads along gets the whole of it at once.
+        let mut text = Vec::new();
         let mut out = io::stdout().lock();
         // Where nobody reads standard output any more, nobody misses it.
-        let _ = self.listening.print(&mut out).and_then(|()| out.flush());
+        let _ = self.listening.print(&mut text).and_then(|()| out.write_all(&text)).and_then(|()| out.flush());
     }
 }
 

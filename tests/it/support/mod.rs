@@ -233,7 +233,7 @@ pub(crate) fn config(upstream: SocketAddr, rest: &str) -> String {
 }
 
 /// The same with an internal issuer: a confidential client `app` (secret `secret`), a public one `spa`, a user `alice`
-/// (password `wonderland`), access tokens of five minutes, and a route `/` that asks for a token.
+/// (password `wonderland`), and access tokens of five minutes. What `rest` begins with indented belongs to the issuer.
 pub(crate) fn config_with_issuer(upstream: SocketAddr, rest: &str) -> String {
     let secret = client::hex(&client::sha256(b"secret"));
     let password = tokens::argon2id("wonderland");
