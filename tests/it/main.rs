@@ -15,3 +15,4 @@ mod revocation;
 mod store;
 mod support;
 mod tokens;
+mod walkthrough;
