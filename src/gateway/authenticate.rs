@@ -55,7 +55,6 @@ impl Authenticator {
     }
 
     fn identify(&self, token: &[u8], recorder: &Recorder) -> Result<Rc<Verified>, Refused> {
-        let token = b64token(token)?;
         let now = self.clock.now();
         // Read before the look-up: a revocation that comes in between is then seen at the next request at the latest,
         // and one that came before this request is seen by this one.
@@ -65,6 +64,7 @@ impl Authenticator {
         let verified = match known {
             Some(verified) => still_valid(verified, now)?,
             None => {
+                let token = b64token(token)?;
                 let identity = self.verifier.verify(token, now)?;
                 self.check_revocation(&identity)?;
                 let verified = Rc::new(Verified { identity, seen_generation: Cell::new(generation) });

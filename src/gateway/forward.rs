@@ -82,7 +82,8 @@ impl Forwarder {
     ) -> Result<Response<Body>, UpstreamFailure> {
         self.make_origin_form(&mut request);
         let mut lease = self.pool.lease().await?;
-        let copy = if lease.reused { repeatable(&request) } else { None };
+        // Half a microsecond, which a connection in constant use can do without: it is not the one that is timed out.
+        let copy = if lease.rested { repeatable(&request) } else { None };
         let mut answer = self.exchange(&mut lease, request).await;
         // The upstream may close a kept connection in the moment in which we take it. What it has got nothing of, or may
         // get twice, is sent again, once, on a connection that is new.

@@ -1,7 +1,7 @@
 //! One worker's connections to one upstream. No lock: a worker is one thread.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     rc::Rc,
     time::{Duration, Instant},
@@ -23,6 +23,8 @@ pub(super) struct Pool {
     max_idle: usize,
     /// The most recently used last, so that a quiet hour lets the others time out.
     idle: RefCell<Vec<Idle>>,
+    /// When the pool was last swept: near enough to say since when a connection is idle, and cheaper than to ask.
+    swept: Cell<Instant>,
 }
 
 struct Idle {
@@ -35,8 +37,8 @@ struct Idle {
 pub(super) struct Lease {
     pool: Rc<Pool>,
     sender: SendRequest<RequestBody>,
-    /// Whether it has carried a request before: only then can the upstream have closed it behind our back.
-    pub(super) reused: bool,
+    /// Whether it has lain idle for a while, so that the upstream may be about to close it.
+    pub(super) rested: bool,
 }
 
 impl Pool {
@@ -47,7 +49,15 @@ impl Pool {
         keep_alive: Duration,
         max_idle: usize,
     ) -> Rc<Self> {
-        Rc::new(Self { host: host.into(), port, connect_timeout, keep_alive, max_idle, idle: RefCell::default() })
+        Rc::new(Self {
+            host: host.into(),
+            port,
+            connect_timeout,
+            keep_alive,
+            max_idle,
+            idle: RefCell::default(),
+            swept: Cell::new(Instant::now()),
+        })
     }
 
     /// What to put into Host where the client sent none.
@@ -62,16 +72,16 @@ impl Pool {
     /// An idle connection, or a new one.
     pub(super) async fn lease(self: &Rc<Self>) -> Result<Lease, UpstreamFailure> {
         match self.take_idle() {
-            Some(sender) => Ok(Lease { pool: self.clone(), sender, reused: true }),
+            Some(Idle { sender, since }) => Ok(Lease { pool: self.clone(), sender, rested: since != self.swept.get() }),
             None => self.connect().await,
         }
     }
 
-    fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
+    fn take_idle(&self) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
         // One that has just been given back may still have its last bytes to settle; it is left for later.
         let ready = idle.iter().rposition(|connection| connection.sender.is_ready())?;
-        Some(idle.remove(ready).sender)
+        Some(idle.remove(ready))
     }
 
     /// A new connection.
@@ -95,11 +105,12 @@ impl Pool {
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });
-        Ok(Lease { pool: self.clone(), sender, reused: false })
+        Ok(Lease { pool: self.clone(), sender, rested: false })
     }
 
     /// Closes connections that have been idle for too long, or whose other end has gone.
     pub(super) fn sweep(&self, now: Instant) {
+        self.swept.set(now);
         let fresh = |idle: &Idle| !idle.sender.is_closed() && now.duration_since(idle.since) < self.keep_alive;
         self.idle.borrow_mut().retain(fresh);
     }
@@ -115,7 +126,7 @@ impl Lease {
     pub(super) fn give_back(self) {
         let mut idle = self.pool.idle.borrow_mut();
         if !self.sender.is_closed() && idle.len() < self.pool.max_idle {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+            idle.push(Idle { sender: self.sender, since: self.pool.swept.get() });
         }
     }
 }

@@ -47,11 +47,13 @@ pub struct Recorder {
     decision_seconds: Histogram,
     in_flight: IntGauge,
     requests: RefCell<HashMap<RequestKey, Held>>,
+    /// The latest of them, since most requests end as the one before.
+    latest: RefCell<Option<(RequestKey, Held)>>,
     cache_hit: Held,
     cache_miss: Held,
 }
 
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct RequestKey {
     route: usize,
     method: &'static str,
@@ -71,6 +73,7 @@ impl Recorder {
             decision_seconds: series.decision_seconds.clone(),
             in_flight: series.in_flight.clone(),
             requests: RefCell::default(),
+            latest: RefCell::default(),
             cache_hit: series.cache_lookups.with_label_values(&["hit"]),
             cache_miss: series.cache_lookups.with_label_values(&["miss"]),
             routes,
@@ -90,19 +93,24 @@ impl Recorder {
         let Outcome { decision, reason, status, .. } = outcome;
         let key = RequestKey { route, method: method_label(method), status, decision, reason };
         self.request_seconds[route].observe(took.as_secs_f64());
-        let mut requests = self.requests.borrow_mut();
-        if let Some(counter) = requests.get(&key) {
-            return counter.inc();
+        let mut latest = self.latest.borrow_mut();
+        match &*latest {
+            Some((same, counter)) if *same == key => counter.inc(),
+            Some(_) | None => {
+                let counter = self.requests.borrow_mut().entry(key).or_insert_with(|| self.counter(key)).clone();
+                counter.inc();
+                *latest = Some((key, counter));
+            }
         }
+    }
+
+    fn counter(&self, RequestKey { route, method, status, decision, reason }: RequestKey) -> Held {
         let decision = match decision {
             Decision::Allowed => "allowed",
             Decision::Denied => "denied",
             Decision::Answered => "answered",
         };
-        let labels = [&*self.routes[route], key.method, status.as_str(), decision, reason];
-        let counter = self.metrics.0.requests.with_label_values(&labels);
-        counter.inc();
-        requests.insert(key, counter);
+        self.metrics.0.requests.with_label_values(&[&self.routes[route], method, status.as_str(), decision, reason])
     }
 
     /// The decision about a request that came in at `started` has been made.

@@ -17,7 +17,7 @@ pub struct TokenCache {
     entries: Option<RefCell<Entries>>,
 }
 
-type Entries = unsync::Cache<Box<str>, Rc<Verified>, Bytes>;
+type Entries = unsync::Cache<Box<[u8]>, Rc<Verified>, Bytes>;
 
 /// A token whose signature and claims were found right.
 pub struct Verified {
@@ -30,8 +30,8 @@ pub struct Verified {
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<Box<str>, Rc<Verified>> for Bytes {
-    fn weight(&self, token: &Box<str>, _: &Rc<Verified>) -> u64 {
+impl Weighter<Box<[u8]>, Rc<Verified>> for Bytes {
+    fn weight(&self, token: &Box<[u8]>, _: &Rc<Verified>) -> u64 {
         // The claims are about as long decoded as the token is, and four times that as a tree of values.
         token.len() as u64 * 5
     }
@@ -49,14 +49,14 @@ impl TokenCache {
     }
 
     /// The identity that `token` was found to have.
-    pub fn get(&self, token: &str) -> Option<Rc<Verified>> {
+    pub fn get(&self, token: &[u8]) -> Option<Rc<Verified>> {
         self.entries.as_ref()?.borrow().get(token).cloned()
     }
 
     /// Remembers a verified token.
     pub fn insert(&self, token: &str, verified: Rc<Verified>) {
         if let Some(entries) = &self.entries {
-            entries.borrow_mut().insert(token.into(), verified);
+            entries.borrow_mut().insert(token.as_bytes().into(), verified);
         }
     }
 }
