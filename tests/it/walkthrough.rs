@@ -41,10 +41,7 @@ fn a_token_is_got_used_outlived_and_refreshed() {
     assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"sidegate\""));
     assert_eq!(answer.json()["error"], "unauthorized");
 
-    let gone = now() + 20;
-    // Up to its last seconds first: patience is as long as the token's life.
-    wait_for("the token to grow old", || (now() + 5 >= gone).then_some(()));
-    wait_for("the token to expire", || (demo.gate.get_with("/secret", &tokens.access).status == 401).then_some(()));
+    demo.outlive(&tokens);
     for command in [IN_QUERY, AS_BEARER] {
         let answer = demo.type_in(&tokens.fill(command));
         assert_eq!(answer.status, 401, "{command}");
@@ -135,6 +132,77 @@ fn its_data_is_for_its_owner_alone_and_outlives_it() {
     assert_eq!(demo.type_in(&fresh.fill(AS_BEARER)).body, "Secret area\n");
 }
 
+/// The README's transcripts, command by command, against what is really shown.
+#[test]
+fn the_readme_shows_what_happens() {
+    let Some(demo) = Demo::start() else { return };
+    let readme = in_tree("README.md");
+    for command in [LOG_IN, IN_QUERY, AS_BEARER, REFRESH, REVOKE] {
+        assert!(readme.contains(&format!("\n$ {command}\n")), "not in the README: {command}");
+    }
+    let printed = demo.gate.printed.replace(&demo.gate.address().to_string(), "127.0.0.1:3000");
+    let banner = blocks(&readme, "text").find(|block| block.starts_with("Sidegate ")).expect("what it prints");
+    // The pid and the admin listener's port are other ones.
+    for line in banner.lines().skip(1).filter(|line| !line.starts_with("  admin ")) {
+        assert!(printed.lines().any(|printed| printed == line), "the README has {line:?}; it printed\n{printed}");
+    }
+
+    let mut tokens = None;
+    let mut typed = 0;
+    for (command, shown) in blocks(&readme, "console").flat_map(transcript) {
+        if ["cargo run --release", "make test"].contains(&command) {
+            continue;
+        }
+        let line = tokens.as_ref().map_or_else(|| command.to_owned(), |tokens: &Tokens| tokens.fill(command));
+        if let (Some(tokens), true) = (&tokens, shown.contains("has expired")) {
+            demo.outlive(tokens);
+        }
+        let answer = demo.type_in(&line);
+        if answer.body.contains("refresh_token") {
+            tokens = Some(answer.tokens());
+        }
+        typed += 1;
+        let really = if command.contains(" -i ") { format!("{}\n\n{}", answer.head, answer.body) } else { answer.body };
+        assert!(alike(&shown, &really), "{command}\nthe README:\n{shown}\nreally:\n{really}");
+    }
+    assert!(typed >= 5, "{typed}");
+}
+
+/// The fenced blocks of a kind.
+fn blocks<'a>(markdown: &'a str, kind: &str) -> impl Iterator<Item = &'a str> {
+    let fence = format!("\n```{kind}\n");
+    let begins: Vec<usize> = markdown.match_indices(&fence).map(|(at, _)| at + fence.len()).collect();
+    begins.into_iter().map(|at| markdown[at..].split_once("```").expect("an end of the block").0)
+}
+
+/// Each command of a block, without the comment behind it, and what it is said to show.
+fn transcript(block: &str) -> impl Iterator<Item = (&str, String)> {
+    block.split("$ ").filter(|part| !part.is_empty()).map(|part| {
+        let (command, shown) = part.split_once('\n').unwrap();
+        (command.split(" # ").next().unwrap().trim(), shown.to_owned())
+    })
+}
+
+/// Whether the README shows what there is, but for the date and for what ends in `…`, which is different each time. Where
+/// it breaks a line up, it is one.
+fn alike(readme: &str, really: &str) -> bool {
+    let bare = |text: &str| -> String {
+        let lines = text.lines().filter(|line| !line.starts_with("date: "));
+        lines.flat_map(str::split_whitespace).collect()
+    };
+    let (readme, really) = (bare(readme), bare(really));
+    let mut rest = really.as_str();
+    let mut parts = readme.split('…').peekable();
+    while let Some(part) = parts.next() {
+        let Some(_) = parts.peek() else { return rest == part };
+        // The part begins where the last one ended; then comes some token, however long.
+        let token = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let Some(after) = rest.strip_prefix(part.trim_end_matches(token)) else { return false };
+        rest = after.trim_start_matches(token);
+    }
+    true
+}
+
 /// The default configuration as a process, and a shell to type at it.
 struct Demo {
     gate: Sidegate,
@@ -162,6 +230,14 @@ impl Demo {
         Self { gate, ..self }
     }
 
+    /// Waits until the access token has expired.
+    fn outlive(&self, tokens: &Tokens) {
+        let gone = now() + 20;
+        // Up to its last seconds first: patience is as long as the token's life.
+        wait_for("the token to grow old", || (now() + 5 >= gone).then_some(()));
+        wait_for("the token to expire", || (self.gate.get_with("/secret", &tokens.access).status == 401).then_some(()));
+    }
+
     /// Runs a command line, with the address that there really is.
     fn type_in(&self, command: &str) -> Shown {
         assert!(command.starts_with("curl ") && !command.contains('<'), "{command}");
@@ -181,7 +257,7 @@ impl Demo {
 
 /// The file that a clone of the repository starts with, on free ports.
 fn default_config() -> String {
-    let mut yaml = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).unwrap();
+    let mut yaml = in_tree("config.yaml");
     for (there, here) in [
         ("\n    address: 127.0.0.1:3000 ", "\n    address: 127.0.0.1:0 "),
         ("\n# admin: ", "\nadmin: "),
@@ -191,6 +267,10 @@ fn default_config() -> String {
         yaml = yaml.replace(there, here);
     }
     yaml
+}
+
+fn in_tree(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
 /// What curl showed.
