@@ -19,18 +19,21 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDING: [&str; 5] =
     ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded"];
 
-/// Belongs to one connection (RFC 9110 §7.6.1), or is between us and the client.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
+/// Belongs to one connection (RFC 9110 §7.6.1), or is between us and the client. `expect` is answered by Sidegate, by
+/// asking for the body only once the request is allowed.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
 ];
+const HOP_BY_HOP_LENGTHS: u64 = lengths(&HOP_BY_HOP);
 
 /// The names that no client may use: those of the identity headers of all routes, and look-alikes of the forwarding ones.
 #[derive(Debug)]
@@ -48,8 +51,7 @@ impl Reserved {
         let mut identity: Vec<Box<[u8]>> = names.map(|rule| fold(rule.header.as_str()).collect()).collect();
         identity.sort();
         identity.dedup();
-        let lengths = identity.iter().map(|name| name.len()).chain(FORWARDING.map(str::len));
-        let lengths = lengths.fold(0, |bits, length| bits | length_bit(length));
+        let lengths = identity.iter().fold(lengths(&FORWARDING), |bits, name| bits | length_bit(name.len()));
         Self { identity, lengths }
     }
 
@@ -72,6 +74,15 @@ const fn length_bit(length: usize) -> u64 {
     1 << if length < 63 { length } else { 63 }
 }
 
+const fn lengths(names: &[&str]) -> u64 {
+    let (mut bits, mut n) = (0, 0);
+    while n < names.len() {
+        bits |= length_bit(names[n].len());
+        n += 1;
+    }
+    bits
+}
+
 /// Makes a request's headers what the upstream is to see.
 pub(super) fn to_upstream(
     headers: &mut HeaderMap,
@@ -82,9 +93,7 @@ pub(super) fn to_upstream(
     permit: &Permit<'_>,
 ) {
     remove_hop_by_hop(headers);
-    // Sidegate has answered it, by asking for the body only once the request was allowed.
-    headers.remove(header::EXPECT);
-    remove_reserved(headers, reserved);
+    remove_where(headers, |name| reserved.holds(name) || !peer_is_trusted && is_forwarding(name));
     if !permit.route().forward_token {
         headers.remove(header::AUTHORIZATION);
     }
@@ -101,34 +110,41 @@ pub(super) fn to_client(headers: &mut HeaderMap) {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // Whom a request is for and how long its body is are not the connection's to take away.
-            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    remove_named_by_connection(headers);
+    remove_where(headers, |name| HOP_BY_HOP_LENGTHS & length_bit(name.len()) != 0 && HOP_BY_HOP.contains(&name));
+}
+
+fn remove_named_by_connection(headers: &mut HeaderMap) {
+    // What nearly everybody says names nothing that would not go anyway.
+    let usual = |value: &HeaderValue| matches!(value.as_bytes(), b"keep-alive" | b"close");
+    let mut values = headers.get_all(header::CONNECTION).iter();
+    if values.all(usual) {
+        return;
     }
-    for name in &HOP_BY_HOP {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // Whom a request is for and how long its body is are not the connection's to take away.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        .collect();
+    for name in named {
         headers.remove(name);
     }
 }
 
-fn remove_reserved(headers: &mut HeaderMap, reserved: &Reserved) {
-    // Almost no request has any, and those that have are in no hurry.
-    if !headers.keys().any(|name| reserved.holds(name.as_str())) {
-        return;
-    }
-    let found: Vec<HeaderName> = headers.keys().filter(|name| reserved.holds(name.as_str())).cloned().collect();
-    for name in found {
+/// Removes headers by name. One look over the names there are, since mostly there is nothing to remove: asking the map
+/// for each name that must not be there costs a hash for each.
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
         headers.remove(name);
     }
+}
+
+fn is_forwarding(name: &str) -> bool {
+    FORWARDING.contains(&name)
 }
 
 /// X-Forwarded-*: what a trusted proxy said is kept and added to; what anybody else said is replaced.
@@ -146,14 +162,11 @@ fn set_forwarding(headers: &mut HeaderMap, peer: &Peer, trusted: bool) {
             headers.entry(FORWARDED_HOST).or_insert(host);
         }
     } else {
-        headers.remove(header::FORWARDED);
-        headers.remove(HeaderName::from_static("x-forwarded-port"));
         headers.insert(FORWARDED_FOR, peer.address_text.clone());
         headers.insert(FORWARDED_PROTO, scheme);
-        match host {
-            Some(host) => headers.insert(FORWARDED_HOST, host),
-            None => headers.remove(FORWARDED_HOST),
-        };
+        if let Some(host) = host {
+            headers.insert(FORWARDED_HOST, host);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -118,6 +118,8 @@ pub struct Worker {
 struct Trail {
     route: Option<usize>,
     answered: bool,
+    /// Where the request came from, if its route has a rule about that.
+    origin: Option<HeaderValue>,
     /// When the upstream had answered; the clock need not be read twice.
     ended: Option<Instant>,
 }
@@ -130,7 +132,7 @@ impl Worker {
         let method = request.method().clone();
         let mut trail = Trail::default();
         // Kept for the answer, since the request itself goes upstream.
-        let [accept, origin] = [header::ACCEPT, header::ORIGIN].map(|name| request.headers().get(name).cloned());
+        let accept = request.headers().get(header::ACCEPT).cloned();
         let passed = self.pass(request, peer, started, &mut trail).await;
         let (mut response, decision, reason) = match passed {
             Ok(response) if trail.answered => (response, Decision::Answered, "preflight"),
@@ -143,7 +145,7 @@ impl Worker {
         if let Some(rule) = trail.route.and_then(|route| self.gateway.config.routes[route].cors.as_ref())
             && !trail.answered
         {
-            cors::decorate(rule, origin.as_ref(), response.headers_mut());
+            cors::decorate(rule, trail.origin.as_ref(), response.headers_mut());
         }
         let outcome = Outcome { route: trail.route, decision, reason, status: response.status() };
         self.recorder.request_ended(&method, outcome, trail.ended.unwrap_or_else(Instant::now) - started);
@@ -171,6 +173,9 @@ impl Worker {
         let (index, route) = route::find(routes, &host, &path, request.method()).ok_or(Rejection::NoRoute)?;
         drop(path);
         trail.route = Some(index);
+        if route.cors.is_some() {
+            trail.origin = request.headers().get(header::ORIGIN).cloned();
+        }
         let mut uri = std::mem::take(request.uri_mut());
         let identity = self.authenticator.authenticate(route, request.headers(), &mut uri, &self.recorder)?;
         *request.uri_mut() = uri;
@@ -197,7 +202,7 @@ impl Worker {
         let method = cors::preflight_method(request)?;
         let (index, Route { cors, .. }) = route::find(&self.gateway.config.routes, host, path, &method)?;
         let rule = cors.as_ref()?;
-        *trail = Trail { route: Some(index), answered: true, ended: None };
+        *trail = Trail { route: Some(index), answered: true, ..Trail::default() };
         Some(cors::preflight(rule, request.headers().get(header::ORIGIN)))
     }
 

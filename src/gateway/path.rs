@@ -65,17 +65,28 @@ pub fn decode(raw: &str) -> Result<Cow<'_, str>, Ambiguous> {
         }
     }
     let path = if encoded { Cow::Owned(percent_decode(raw.as_bytes())?) } else { Cow::Borrowed(raw) };
-    let segments = path[1..].split('/');
-    let last = segments.clone().count() - 1;
-    for (n, segment) in segments.enumerate() {
-        match segment {
-            "." | ".." => return Err(Ambiguous::DotSegment),
-            // A trailing slash makes the last one empty, and that is a path of its own.
-            "" if n < last => return Err(Ambiguous::EmptySegment),
-            _ => {}
+    check_segments(path.as_bytes())?;
+    Ok(path)
+}
+
+/// One walk from slash to slash: `str::split` would cost more than the rest of a decision.
+fn check_segments(path: &[u8]) -> Result<(), Ambiguous> {
+    let mut start = 1;
+    for (at, byte) in path.iter().enumerate().skip(1) {
+        if *byte == b'/' {
+            if start == at {
+                return Err(Ambiguous::EmptySegment);
+            }
+            check_dots(&path[start..at])?;
+            start = at + 1;
         }
     }
-    Ok(path)
+    // The last one may be empty: a trailing slash makes a path of its own.
+    check_dots(&path[start..])
+}
+
+fn check_dots(segment: &[u8]) -> Result<(), Ambiguous> {
+    if matches!(segment, b"." | b"..") { Err(Ambiguous::DotSegment) } else { Ok(()) }
 }
 
 fn percent_decode(raw: &[u8]) -> Result<String, Ambiguous> {
