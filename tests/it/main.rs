@@ -12,6 +12,7 @@ mod floors;
 mod gateway;
 mod issuer;
 mod revocation;
+mod server;
 mod store;
 mod support;
 mod tokens;
