@@ -170,6 +170,19 @@ fn further_connections_wait_for_a_place() {
 }
 
 #[test]
+fn a_quiet_listener_keeps_no_place_from_another() {
+    let upstream = Upstream::start();
+    let yaml = open_config(upstream.address(), "limits: { max_connections: 1 }").replace(
+        "{ name: public, address: 127.0.0.1:0 }",
+        "{ name: one, address: 127.0.0.1:0 }, { name: two, address: 127.0.0.1:0 }",
+    );
+    let gate = Sidegate::start(&yaml);
+    for name in ["one", "two", "two", "one", "two", "one", "one"] {
+        assert_eq!(request(gate.listener(name), "GET", "/", &[], b"").status, 200, "{name}");
+    }
+}
+
+#[test]
 fn workers_share_the_connections() {
     let upstream = echo();
     let gate = Sidegate::start(&open_config(upstream.address(), "").replace("workers: 1", "workers: 2"));
