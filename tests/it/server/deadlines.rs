@@ -215,6 +215,36 @@ fn a_kept_connection_is_not_kept_for_ever() {
 }
 
 #[test]
+fn an_answer_that_is_still_on_its_way_is_not_idle() {
+    let upstream = Upstream::with(|request, stream| {
+        let size = request.target()[1..].parse().unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").unwrap();
+        stream.write_all(&vec![b'x'; size]).is_ok()
+    });
+    let gate = Sidegate::start(&open_config(upstream.address(), "limits: { keep_alive_timeout: 200ms }"));
+    // How much the system takes off our hands is its own affair: among these sizes are some whose end is with us while
+    // nobody reads.
+    let mut readers: Vec<_> = (0..48)
+        .map(|n| {
+            let size = (1 << 20) + n * (100 << 10);
+            let mut connection = Connection::open(gate.address()).unwrap();
+            connection.send(format!("GET /{size} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).unwrap();
+            (size, connection)
+        })
+        .collect();
+    // Meanwhile one that has its answer, and does wait, is ended; twice, so that the others have had their time.
+    for _ in 0..2 {
+        let mut idle = Connection::open(gate.address()).unwrap();
+        idle.send(b"GET /3 HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        assert_eq!(idle.answer(false).unwrap().text(), "xxx");
+        assert!(idle.is_closed());
+    }
+    for (size, connection) in &mut readers {
+        assert_eq!(connection.answer(false).unwrap().body.len(), *size);
+    }
+}
+
+#[test]
 fn an_upstream_that_takes_its_time_is_no_fault_of_the_client() {
     let (release, wait) = mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
