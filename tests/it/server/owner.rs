@@ -1,6 +1,9 @@
 //! One owner: an address or a data folder that is taken is not shared, and whoever comes second is told who came first.
 
-use std::process::{Child, Stdio};
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    process::{Child, Stdio},
+};
 
 use super::open_config;
 use crate::support::{Sidegate, Upstream, command, config_with_issuer, wait_for, write_config};
@@ -60,6 +63,17 @@ fn an_address_has_one_owner() {
     assert!(first.wait().success());
     assert_eq!(Sidegate::start(&at_listener).get("/", &[]).status, 200);
     assert_eq!(Sidegate::start(&at_admin).admin("/readyz").status, 200);
+}
+
+#[test]
+fn the_owner_is_whoever_has_that_address_not_only_its_port() {
+    let upstream = Upstream::start();
+    let yaml = open_config(upstream.address(), "");
+    let first = Sidegate::start(&yaml);
+    let port = first.address().port();
+    // This process has the port too, on the addresses beside it.
+    let _others: Vec<_> = (2..6).map(|n| TcpListener::bind((Ipv4Addr::new(127, 0, 0, n), port)).unwrap()).collect();
+    assert!(refused(&at_listener(&first, &yaml)).contains(&format!("sidegate with pid {}", first.pid())));
 }
 
 #[test]
