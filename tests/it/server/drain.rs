@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{GET, open_config};
+use super::{GET, open_config, start_tls};
 use crate::support::{Sidegate, Upstream, client::Connection, wait_for};
 
 /// An upstream that answers `/slow` when it is told to, in two pieces, and everything else at once.
@@ -99,11 +99,23 @@ fn an_idle_process_ends_at_once() {
     let mut kept = Connection::open(gate.address()).unwrap();
     kept.send(GET).unwrap();
     kept.answer(false).unwrap();
+    ends_at_once(&mut gate);
+    assert!(kept.is_closed());
+    // Nor does it wait for a handshake that may never end.
+    let mut gate = start_tls(upstream.address(), "");
+    let mut silent = Connection::open(gate.address()).unwrap();
+    wait_for("the connection to be there", || {
+        (gate.metric("sidegate_connections{listener=\"public\"}") == 1.0).then_some(())
+    });
+    ends_at_once(&mut gate);
+    assert!(silent.is_closed());
+}
+
+fn ends_at_once(gate: &mut Sidegate) {
     let start = Instant::now();
     gate.signal("TERM");
     assert_eq!(gate.wait().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(5));
-    assert!(kept.is_closed());
 }
 
 #[test]
