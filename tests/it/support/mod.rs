@@ -164,6 +164,17 @@ impl Sidegate {
         self.log.try_iter().collect()
     }
 
+    /// What it has logged since this was last asked, read on until that is `enough`: lines come a moment after what
+    /// they tell of.
+    pub(crate) fn logged_until(&self, enough: impl Fn(&str) -> bool) -> String {
+        let mut log = String::new();
+        wait_for("the log", || {
+            log.extend(self.log.try_iter());
+            enough(&log).then_some(())
+        });
+        log
+    }
+
     /// Sends it a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
