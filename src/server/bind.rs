@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::Arc,
 };
@@ -59,7 +59,7 @@ pub fn bind(listener: &Listener) -> Result<Bound, BindError> {
 pub fn bind_address(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
     let refused = |cause: io::Error| match cause.kind() {
         io::ErrorKind::AddrInUse => {
-            let owner = owner_of(address.port()).unwrap_or_else(|| "another process".into());
+            let owner = owner_of(address).unwrap_or_else(|| "another process".into());
             BindError::InUse { address, owner }
         }
         _ => BindError::Refused { address, cause },
@@ -84,9 +84,9 @@ impl Bound {
     }
 }
 
-/// `sidegate with pid 123`: who listens on a port, if /proc lets us see it.
-fn owner_of(port: u16) -> Option<String> {
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| listening_inode(table, port))?;
+/// `sidegate with pid 123`: who listens where we would, if /proc lets us see it.
+fn owner_of(address: SocketAddr) -> Option<String> {
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| listening_inode(table, address))?;
     let socket = format!("socket:[{inode}]");
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     processes.map(|entry| entry.path()).filter(|path| holds(path, &socket)).find_map(|path| {
@@ -101,11 +101,31 @@ fn holds(process: &Path, socket: &str) -> bool {
 }
 
 /// proc(5), /proc/net/tcp: `sl local_address rem_address st … inode`; state 0A listens.
-fn listening_inode(table: &str, port: u16) -> Option<String> {
+fn listening_inode(table: &str, address: SocketAddr) -> Option<String> {
     let text = std::fs::read_to_string(table).ok()?;
     text.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let local_port = u16::from_str_radix(fields.get(1)?.rsplit_once(':')?.1, 16).ok()?;
-        (local_port == port && *fields.get(3)? == "0A").then(|| fields.get(9).map(ToString::to_string))?
+        let listening = parse_address(fields.get(1)?)?;
+        (in_the_way(listening, address) && *fields.get(3)? == "0A").then(|| fields.get(9).map(ToString::to_string))?
     })
+}
+
+/// `0100007F:0BB8` is 127.0.0.1:3000: words of 32 bits as the machine stores them, then the port as a number.
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    let (words, port) = text.rsplit_once(':')?;
+    let word = |n: usize| Some(u32::from_str_radix(words.get(8 * n..8 * n + 8)?, 16).ok()?.to_ne_bytes());
+    let ip = match words.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => IpAddr::from(<[u8; 16]>::try_from([word(0)?, word(1)?, word(2)?, word(3)?].concat()).ok()?),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip.to_canonical(), u16::from_str_radix(port, 16).ok()?))
+}
+
+/// Whether who listens at `one` keeps others from listening at `other`.
+fn in_the_way(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip(), other.ip().to_canonical());
+    // [::] takes IPv4 as well; 0.0.0.0 takes no IPv6.
+    let covers = |wild: IpAddr, ip: IpAddr| wild.is_unspecified() && (wild.is_ipv6() || ip.is_ipv4());
+    one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
 }

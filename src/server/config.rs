@@ -33,7 +33,7 @@ pub struct Listener {
 /// Bounds on what a client can stall or fill.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at one time, over all listeners; further ones wait in the kernel's queue.
+    /// Connections served at one time, over all listeners; further ones wait until one ends.
     pub max_connections: usize,
     /// Request line and header fields together, 8 KiB - 1 MiB.
     pub max_header_bytes: usize,

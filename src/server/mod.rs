@@ -119,15 +119,16 @@ async fn accept(
     mut stopped: signal::Receiver<bool>,
 ) {
     loop {
-        // A place first: with none left, connections wait in the kernel's queue.
+        // The connection first, then its place: an acceptor that held a place while nobody came would keep it from the other
+        // listeners. With none left this one waits here, and those behind it in the kernel's queue.
         let next = async {
-            let permit = places.clone().acquire_owned().await.ok()?;
-            Some((permit, listener.accept().await))
+            let accepted = listener.accept().await;
+            Some((accepted, places.clone().acquire_owned().await.ok()?))
         };
-        let (permit, (stream, address)) = tokio::select! {
+        let ((stream, address), permit) = tokio::select! {
             accepted = next => match accepted {
-                Some((permit, Ok(accepted))) => (permit, accepted),
-                Some((_, Err(error))) => {
+                Some((Ok(accepted), permit)) => (accepted, permit),
+                Some((Err(error), _)) => {
                     // Out of descriptors or memory: time is the only help.
                     tracing::error!(listener = %listener.name, %error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;

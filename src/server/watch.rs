@@ -89,6 +89,10 @@ impl Watch {
     pub(super) fn wrote(&self, blocked: bool) {
         if !blocked {
             self.write_blocked.set(None);
+            // What was handed over may still be on its way; idle is who has got all of it.
+            if self.phase.get() == Phase::KeptAlive {
+                self.since.set(self.clock.get());
+            }
         } else if self.write_blocked.get().is_none() {
             self.write_blocked.set(Some(self.clock.get()));
         }
@@ -107,6 +111,8 @@ impl Watch {
             _ if blocked(self.write_blocked.get()) => return Some("write_timeout"),
             _ if blocked(self.body.get()) => return Some("body_timeout"),
             Phase::Serving => return None,
+            // It waits for the client to read the end of an answer, not for a request.
+            Phase::KeptAlive if self.write_blocked.get().is_some() => return None,
             Phase::Handshake => (limits.tls_handshake_timeout, "handshake_timeout"),
             Phase::Fresh | Phase::ReadingHead => (limits.header_timeout, "header_timeout"),
             Phase::KeptAlive => (limits.keep_alive_timeout, "keep_alive_timeout"),

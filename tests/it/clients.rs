@@ -4,7 +4,6 @@
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -16,11 +15,11 @@ use oauth2::{
     basic::{BasicClient, BasicErrorResponseType},
     reqwest,
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::support::{
     self, Upstream,
     client::{hex, sha256},
+    tls::certify,
     tokens::argon2id,
 };
 
@@ -188,27 +187,6 @@ issuer:
       password_hash: '{password}'
 "
     )
-}
-
-/// Makes a CA and a certificate of it for the loopback names; returns the CA's file.
-fn certify(home: &Path) -> PathBuf {
-    let mut ca = CertificateParams::new([]).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(rcgen::DnType::CommonName, "Sidegate's test CA");
-    ca.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
-    let ca_key = KeyPair::generate().unwrap();
-    let ca_file = home.join("ca.pem");
-    fs::write(&ca_file, ca.self_signed(&ca_key).unwrap().pem()).unwrap();
-
-    let key = KeyPair::generate().unwrap();
-    let mut leaf = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    // Python's ssl asks for it since 3.13.
-    leaf.use_authority_key_identifier_extension = true;
-    let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-    fs::write(home.join("cert.pem"), leaf.pem()).unwrap();
-    fs::write(home.join("key.pem"), key.serialize_pem()).unwrap();
-    fs::set_permissions(home.join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
-    ca_file
 }
 
 fn all_right(out: &Output) {

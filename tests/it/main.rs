@@ -5,6 +5,7 @@
     reason = "a test stops at the first thing that is not as it should be, and says so"
 )]
 
+mod admin;
 mod clients;
 mod config;
 mod deploy;
@@ -12,6 +13,7 @@ mod floors;
 mod gateway;
 mod issuer;
 mod revocation;
+mod server;
 mod store;
 mod storm;
 mod support;

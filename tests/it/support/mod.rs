@@ -2,6 +2,7 @@
 //! say anything, and keys to make tokens with.
 
 pub(crate) mod client;
+pub(crate) mod tls;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
 
@@ -161,6 +162,17 @@ impl Sidegate {
     /// What it has logged since this was last asked.
     pub(crate) fn logged(&self) -> String {
         self.log.try_iter().collect()
+    }
+
+    /// What it has logged since this was last asked, read on until that is `enough`: lines come a moment after what
+    /// they tell of.
+    pub(crate) fn logged_until(&self, enough: impl Fn(&str) -> bool) -> String {
+        let mut log = String::new();
+        wait_for("the log", || {
+            log.extend(self.log.try_iter());
+            enough(&log).then_some(())
+        });
+        log
     }
 
     /// Sends it a signal by name.

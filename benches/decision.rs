@@ -1,0 +1,128 @@
+//! What a decision is made of, piece by piece: a signature by the primitive alone and within the whole verification, a
+//! verified token remembered, a path read.
+#![allow(missing_docs, reason = "criterion's macros make public items without any")]
+#![allow(clippy::unwrap_used, reason = "a benchmark stops at the first thing that is not as it should be")]
+
+#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
+#[path = "../tests/it/support/tokens.rs"]
+mod tokens;
+
+use std::{hint::black_box, rc::Rc, time::Duration};
+
+use aws_lc_rs::{
+    hmac,
+    signature::{self, ParsedPublicKey, RsaPublicKeyComponents},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use criterion::{Criterion, criterion_group, criterion_main};
+use serde_json::{Value, json};
+use sidegate::{
+    clock::Clock,
+    gateway::path,
+    token::{
+        cache::{TokenCache, Verified},
+        keys::KeySet,
+        provider::{Config, KeySource, Profile},
+        verify::{Provider, Verifier},
+    },
+    types::{Audience, IssuerUrl},
+};
+use tokens::{AUDIENCE, ISSUER, TestKey};
+
+/// The primitive alone, prepared as far as it can be.
+enum Raw {
+    Public(ParsedPublicKey),
+    Shared(Box<hmac::Key>),
+}
+
+impl Raw {
+    fn new(jwk: &Value) -> Self {
+        let member = |name: &str| URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap();
+        match jwk["alg"].as_str().unwrap() {
+            "RS256" => {
+                let key = RsaPublicKeyComponents { n: member("n"), e: member("e") };
+                Self::Public(key.to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256).unwrap())
+            }
+            "ES256" => {
+                let point = [&[4][..], &member("x"), &member("y")].concat();
+                Self::Public(ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).unwrap())
+            }
+            "EdDSA" => Self::Public(ParsedPublicKey::new(&signature::ED25519, member("x")).unwrap()),
+            _ => Self::Shared(Box::new(hmac::Key::new(hmac::HMAC_SHA256, &member("k")))),
+        }
+    }
+
+    fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::Public(key) => key.verify_sig(message, signature).is_ok(),
+            Self::Shared(key) => hmac::verify(key, message, signature).is_ok(),
+        }
+    }
+}
+
+fn verifier(key: &TestKey) -> Verifier {
+    let (keys, skipped) = KeySet::parse_jwks(&json!({ "keys": [key.jwk()] }).to_string()).unwrap();
+    assert!(skipped.is_empty());
+    let config = Config {
+        name: "idp".into(),
+        issuer: IssuerUrl::new(ISSUER),
+        audiences: vec![Audience::new(AUDIENCE)],
+        algorithms: vec![key.alg.parse().unwrap()],
+        leeway: Duration::ZERO,
+        profile: Profile::Rfc9068,
+        keys: KeySource::Fixed(keys.clone()),
+    };
+    Verifier::new(vec![Provider { config, keys }], 8192)
+}
+
+fn verification(criterion: &mut Criterion) {
+    for alg in ["RS256", "ES256", "EdDSA", "HS256"] {
+        let key = TestKey::new(alg, "k1");
+        let token = key.good();
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        let (raw, verifier) = (Raw::new(&key.jwk()), verifier(&key));
+        assert!(raw.verify(signed.as_bytes(), &signature) && !raw.verify(b"another", &signature));
+        // It stands still, so that no token expires while it is measured.
+        let now = Clock::System.now();
+        assert!(verifier.verify(&token, now).is_ok());
+        let mut group = criterion.benchmark_group(alg);
+        group.bench_function("aws-lc", |bencher| {
+            bencher.iter(|| raw.verify(black_box(signed.as_bytes()), black_box(&signature)));
+        });
+        group.bench_function("verify", |bencher| bencher.iter(|| verifier.verify(black_box(&token), now)));
+        group.finish();
+    }
+}
+
+fn cache(criterion: &mut Criterion) {
+    let key = TestKey::new("ES256", "k1");
+    let verifier = verifier(&key);
+    let cache = TokenCache::new(4 << 20);
+    let tokens: Vec<String> = (0..100)
+        .map(|n| {
+            let token = key.token(&key.header(), &tokens::claims_with(json!({ "sub": format!("user-{n}") })));
+            let identity = verifier.verify(&token, Clock::System.now()).unwrap();
+            cache.insert(&token, Rc::new(Verified { identity, seen_generation: 0.into() }));
+            token
+        })
+        .collect();
+    assert!(tokens.iter().all(|token| cache.get(token).is_some()));
+    let mut next = tokens.iter().cycle();
+    criterion.bench_function("cache hit", |bencher| {
+        bencher.iter(|| cache.get(black_box(next.next().unwrap())));
+    });
+}
+
+fn paths(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("path");
+    for (name, path) in [("plain", "/api/v1/customers/4711/orders"), ("encoded", "/api/v1/caf%C3%A9/%7Ex/orders%20all")]
+    {
+        assert!(path::decode(path).is_ok());
+        group.bench_function(name, |bencher| bencher.iter(|| path::decode(black_box(path))));
+    }
+    group.finish();
+}
+
+criterion_group!(decision, verification, cache, paths);
+criterion_main!(decision);
