@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod http;
+pub mod io;
 pub mod types;
 
 pub mod store;

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::forward::UpstreamFailure;
-use crate::http::RequestBody;
+use crate::{http::RequestBody, io::Socket};
 
 /// The connections of one worker to one upstream.
 pub(super) struct Pool {
@@ -89,7 +89,7 @@ impl Pool {
         let opening = async {
             let stream = TcpStream::connect((&*self.host, self.port)).await?;
             stream.set_nodelay(true)?;
-            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+            http1::Builder::new().handshake(TokioIo::new(Socket(stream))).await.map_err(io::Error::other)
         };
         let (sender, connection) = match timeout(self.connect_timeout, opening).await {
             Ok(Ok(connection)) => connection,

@@ -13,16 +13,17 @@ use tokio::{
 };
 
 use super::watch::Watch;
+use crate::io::Socket;
 
 /// The client's end of a connection, below TLS.
 pub(super) struct WatchedStream {
-    stream: TcpStream,
+    stream: Socket,
     watch: Rc<Watch>,
 }
 
 impl WatchedStream {
     pub(super) fn new(stream: TcpStream, watch: Rc<Watch>) -> Self {
-        Self { stream, watch }
+        Self { stream: Socket(stream), watch }
     }
 
     fn note<T>(&self, wrote: Poll<T>) -> Poll<T> {
