@@ -107,10 +107,10 @@ fn cache(criterion: &mut Criterion) {
             token
         })
         .collect();
-    assert!(tokens.iter().all(|token| cache.get(token).is_some()));
+    assert!(tokens.iter().all(|token| cache.get(token.as_bytes()).is_some()));
     let mut next = tokens.iter().cycle();
     criterion.bench_function("cache hit", |bencher| {
-        bencher.iter(|| cache.get(black_box(next.next().unwrap())));
+        bencher.iter(|| cache.get(black_box(next.next().unwrap().as_bytes())));
     });
 }
 
