@@ -34,12 +34,13 @@ fmt: ## Format
 	$(CARGO) fmt --all
 
 # RIG is a folder with a peer rig's run.py (benches/rig/sidegate.py fits it). BENCH_ARGS go to it as they are.
-bench: ## Micro-benchmarks; with RIG=<folder>, the release build among its peers
-ifdef RIG
+bench: ## Micro-benchmarks, and the release build beside nginx; with RIG=<folder>, among its peers instead
 	$(CARGO) build --release --locked
+ifdef RIG
 	python3 $(RIG)/run.py --extra $(CURDIR)/benches/rig/sidegate.py $(or $(BENCH_ARGS),--suts sidegate$(,)sidegate-plain$(,)nginx-plain --baseline nginx-plain)
 else
 	$(CARGO) bench --locked
+	python3 benches/versus_nginx.py $(BENCH_ARGS)
 endif
 
 , := ,
