@@ -142,8 +142,9 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// A value that must not be seen: no `Display`, a `Debug` that hides it, wiped when dropped.
-#[derive(Clone, PartialEq, Eq)]
+/// A value that must not be seen: no `Display`, a `Debug` that hides it, no `==` that takes longer the nearer a guess is,
+/// wiped when dropped.
+#[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {

@@ -65,6 +65,11 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("issuer: true }", "issuer: hunter2 }", &["2:48: listeners[0].issuer: expected true or false, found a string"]),
     ("{ level: info }", "!secret hunter2", &["7:1: log: tags (`!name`) have no meaning here"]),
     ("  - name: app\n    urls: [http://127.0.0.1:8080]", "  - [app, [http://127.0.0.1:8080]]", &["9:5: upstreams[0]: expected a mapping, found a list"]),
+    // A key without a value is no wish for its default, which may be the open one.
+    ("id: spa", "id: spa, secret_hash: ", &["30:18: issuer.clients[0].secret_hash: nothing stands here; leave the key out to have its default"]),
+    ("issuer: true }", "issuer: true, tls: ~ }", &["2:62: listeners[0].tls: nothing stands here; leave the key out to have its default"]),
+    ("    claim_headers:", "    require: { scopes: null }\n    claim_headers:", &["23:16: routes[1].require.scopes: nothing stands here; leave the key out to have its default"]),
+    ("    auth: none", "    auth:", &["19:5: routes[0].auth: nothing stands here; leave the key out to have its default"]),
     // Values.
     ("10s", "10", &["5:11: limits.header_timeout: not a duration; write 500ms, 30s, 5m, 12h or 14d"]),
     ("10s", "25h", &["5:11: limits.header_timeout: must be from 1ms to 1d"]),

@@ -2,8 +2,14 @@
 
 use std::sync::Arc;
 
-use rustls::{ServerConfig, crypto::aws_lc_rs};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject as _},
+    },
+};
 
 use crate::config::{file, path::Path, raw, report::Report};
 
@@ -63,7 +69,7 @@ fn private_key(report: &mut Report, at: &Path, name: &str) -> Option<PrivateKeyD
             file::must_be_private(report, at, name, &contents);
             Some(key)
         }
-        Err(rustls_pki_types::pem::Error::NoItemsFound) => report
+        Err(pem::Error::NoItemsFound) => report
             .refuse(at, format!("{}: there is no private key in it (an encrypted one cannot be read)", path.display())),
         Err(_) => report.refuse(at, format!("{}: not PEM", path.display())),
     }

@@ -41,6 +41,15 @@ impl Node<'_> {
         Node { path: self.path, report: self.report }
     }
 
+    /// A key with nothing behind it is a slip, and never the wish for its default: `secret_hash:` would make a public
+    /// client, `tls:` plain HTTP, `scopes:` a route that asks for none.
+    fn must_be_there(&mut self, value: &Value) {
+        let path = Path::from_steps(self.path.clone());
+        if value.is_null() && !self.report.is_settled(&path) {
+            self.report.error(&path, "nothing stands here; leave the key out to have its default");
+        }
+    }
+
     fn refuse(self, why: &str) -> Value {
         self.report.error(&Path::from_steps(self.path.clone()), why);
         Value::Null
@@ -129,6 +138,7 @@ impl<'de> Visitor<'de> for Node<'_> {
                 continue;
             }
             let value = entries.next_value_seed(self.below(Step::Key(key.as_str().into())))?;
+            self.must_be_there(&value);
             self.path.pop();
             map.insert(key, value);
         }
