@@ -12,27 +12,40 @@ use crate::{
 
 /// What the `sub` of a client's own token begins with. No user's subject does, so that a client never stands where a user
 /// is meant (RFC 9068 §5).
-pub(super) const CLIENT_SUBJECT: &str = "client:";
+pub const CLIENT_SUBJECT: &str = "client:";
 
-/// Claims that mean something to whoever verifies the token, and are therefore never a user's to set.
-const RESERVED: [&str; 17] = [
-    "iss",
-    "exp",
-    "nbf",
-    "iat",
+/// Claims that say something about the token, the client or the login to whoever verifies it, and are therefore never a
+/// user's to set (RFC 7519 §4.1, RFC 8693 §4, RFC 9068 §2.2, OpenID Connect Core §2; `scp` is some issuers' `scope`).
+pub const RESERVED_CLAIMS: [&str; 29] = [
+    "acr",
+    "act",
+    "amr",
+    "at_hash",
     "aud",
-    "sub",
+    "auth_time",
+    "authorization_details",
+    "azp",
+    "c_hash",
     "client_id",
+    "cnf",
+    "entitlement",
+    "events",
+    "exp",
+    "iat",
+    "iss",
     "jti",
+    "may_act",
+    "nbf",
+    "nonce",
+    "s_hash",
     "scope",
     "scp",
     "sid",
+    "sub",
+    "toe",
+    "token_type",
+    "txn",
     "typ",
-    "cnf",
-    "act",
-    "may_act",
-    "azp",
-    "auth_time",
 ];
 
 /// What an access token says besides what every one says.
@@ -60,7 +73,7 @@ impl Issuer {
             .claims
             .into_iter()
             .flatten()
-            .filter(|(name, _)| !RESERVED.contains(&name.as_str()))
+            .filter(|(name, _)| !RESERVED_CLAIMS.contains(&name.as_str()))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         let mut set = |name: &str, value: Value| claims.insert(name.into(), value);

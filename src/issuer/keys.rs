@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long the master key is that we make, and the least one that we take.
-pub(super) const MASTER_KEY_BYTES: usize = 32;
+pub const MASTER_KEY_BYTES: usize = 32;
 
 /// No private key of ours is longer.
 const MAX_KEY_BYTES: u64 = 16 * 1024;

@@ -18,10 +18,12 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 pub use self::{
+    access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
     config::{AccessToken, Client, Config, GrantType, RefreshToken, SecretHash, User},
     endpoint::Endpoint,
     form::MAX_FORM_BYTES,
-    keys::KeyFileError,
+    keys::{KeyFileError, MASTER_KEY_BYTES},
+    password::check_hash,
 };
 use self::{endpoint::Paths, ledger::Ledger, password::Passwords, session::RefreshTokens, user::Users};
 use crate::{
@@ -174,17 +176,16 @@ fn check(config: &Config) -> Result<(), OpenError> {
         config.clients.iter().filter_map(|c| c.secret_hash.as_ref().map(|hash| (format!("client {}", c.id), hash))),
     );
     for (whose, hash) in hashes {
-        password::check(hash).map_err(|why| OpenError::Config(format!("the hash of {whose} {why}")))?;
+        check_hash(hash).map_err(|why| OpenError::Config(format!("the hash of {whose} {why}")))?;
     }
-    if let Some(user) = config.users.iter().find(|user| user.subject.as_str().starts_with(access::CLIENT_SUBJECT)) {
+    if let Some(user) = config.users.iter().find(|user| user.subject.as_str().starts_with(CLIENT_SUBJECT)) {
         return Err(OpenError::Config(format!(
             "the subject of user {} begins with {:?}, which is for clients' own tokens",
-            user.username,
-            access::CLIENT_SUBJECT
+            user.username, CLIENT_SUBJECT
         )));
     }
-    if config.master_key.as_ref().is_some_and(|key| key.expose().len() < keys::MASTER_KEY_BYTES) {
-        return Err(OpenError::Config(format!("the master key has less than {} bytes", keys::MASTER_KEY_BYTES)));
+    if config.master_key.as_ref().is_some_and(|key| key.expose().len() < MASTER_KEY_BYTES) {
+        return Err(OpenError::Config(format!("the master key has less than {MASTER_KEY_BYTES} bytes")));
     }
     Ok(())
 }

@@ -23,8 +23,8 @@ const WAITING: usize = 64;
 /// How long one may wait.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The largest memory a hash may ask for, in KiB.
-const MAX_MEMORY_KIB: u32 = 1024 * 1024;
+/// The most that looking at one password may cost: memory in KiB, passes, lanes.
+const MAX_COST: (u32, u32, u32) = (1024 * 1024, 16, 16);
 
 /// Allocations above 32 MiB are given back to the system by every common allocator as soon as they are freed, where
 /// smaller ones may stay with the process for good. What is never touched takes no memory.
@@ -98,8 +98,8 @@ impl Passwords {
 /// Whether a hash can be verified against; if not, what it is instead.
 ///
 /// # Errors
-/// When it is no Argon2id hash, or asks for more memory than a login is worth.
-pub(super) fn check(hash: &SecretHash) -> Result<(), &'static str> {
+/// When it is no Argon2id hash, or asks for more work than a login is worth. Never repeats the text, which may be the secret.
+pub fn check_hash(hash: &SecretHash) -> Result<(), &'static str> {
     match hash {
         SecretHash::Argon2id(phc) => Argon2id::parse(phc).map(drop),
         SecretHash::Sha256(_) => Ok(()),
@@ -122,10 +122,12 @@ impl Argon2id {
             return Err("is not an Argon2id hash");
         }
         // A PHC string without `v=` is of the first version, which nobody should still have.
-        let version = hash.version.and_then(|v| Version::try_from(v).ok()).ok_or("has an unknown version of Argon2")?;
+        let version = hash.version.and_then(|v| Version::try_from(v).ok()).filter(|v| *v == Version::V0x13);
+        let version = version.ok_or("is not of version 19 of Argon2")?;
         let params = Params::try_from(&hash).map_err(|_| "has parameters that Argon2id does not take")?;
-        if params.m_cost() > MAX_MEMORY_KIB {
-            return Err("asks for more than 1 GiB of memory");
+        let (memory, passes, lanes) = MAX_COST;
+        if params.m_cost() > memory || params.t_cost() > passes || params.p_cost() > lanes {
+            return Err("asks for more than 1 GiB of memory, 16 passes or 16 lanes");
         }
         let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else { return Err("lacks its salt or its hash") };
         Ok(Self {

@@ -261,14 +261,15 @@ fn prepare(key: &AlgorithmParameters, algorithm: Algorithm) -> Result<ParsedPubl
                 return Err(KeyError("its \"n\" or \"e\" begins with a zero byte (RFC 7518 §2)".into()));
             }
             RsaPublicKeyComponents { n, e }
-                .to_parsed_public_key(rsa_parameters(algorithm))
+                .to_parsed_public_key(rsa_parameters(algorithm)?)
                 .map_err(|_| KeyError("it is not an RSA key of 2048 to 8192 bits".into()))
         }
         AlgorithmParameters::EllipticCurve(ec) => {
             let (x, y) = (bytes(&ec.x)?, bytes(&ec.y)?);
             let (parameters, size): (&'static dyn signature::VerificationAlgorithm, _) = match algorithm {
+                Algorithm::Es256 => (&signature::ECDSA_P256_SHA256_FIXED, 32),
                 Algorithm::Es384 => (&signature::ECDSA_P384_SHA384_FIXED, 48),
-                _ => (&signature::ECDSA_P256_SHA256_FIXED, 32),
+                other => return Err(KeyError(format!("{other} is not for keys on a curve"))),
             };
             if x.len() != size || y.len() != size {
                 return Err(KeyError(format!("its \"x\" and \"y\" must have {size} bytes each")));
@@ -284,13 +285,17 @@ fn prepare(key: &AlgorithmParameters, algorithm: Algorithm) -> Result<ParsedPubl
 }
 
 /// The parameters that refuse moduli below 2048 bits.
-pub(super) fn rsa_parameters(algorithm: Algorithm) -> &'static RsaParameters {
-    match algorithm {
+///
+/// # Errors
+/// When `algorithm` is not for RSA keys.
+pub(super) fn rsa_parameters(algorithm: Algorithm) -> Result<&'static RsaParameters, KeyError> {
+    Ok(match algorithm {
+        Algorithm::Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
         Algorithm::Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,
         Algorithm::Rs512 => &signature::RSA_PKCS1_2048_8192_SHA512,
         Algorithm::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
         Algorithm::Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
         Algorithm::Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
-        _ => &signature::RSA_PKCS1_2048_8192_SHA256,
-    }
+        other => return Err(KeyError(format!("{other} is not for RSA keys"))),
+    })
 }

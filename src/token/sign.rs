@@ -144,7 +144,7 @@ impl Signer {
             Pair::Rsa(pair) => {
                 let (n, e) = rsa_components(pair);
                 RsaPublicKeyComponents { n, e }
-                    .to_parsed_public_key(rsa_parameters(self.algorithm))
+                    .to_parsed_public_key(rsa_parameters(self.algorithm)?)
                     .map_err(rejected)?
             }
             Pair::Shared(_, secret) => {

@@ -100,7 +100,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("{ path: /healthz }", "{ path: /a/%2e%2E/b }", &["18:14: routes[0].match.path: must not hold `.` or `..` as a segment: requests with these are refused"]),
     ("{ path: /healthz }", "{ path: /a%252fb }", &["18:14: routes[0].match.path: must not be percent-encoded twice"]),
     ("{ path: /healthz }", "{ path: /a;b }", &["18:14: routes[0].match.path: must not hold `;`: requests with it are refused"]),
-    ("{ path: /healthz }", "{ path: /a?b }", &["18:14: routes[0].match.path: must not hold `?` or `#`: a path is matched without its query"]),
+    ("{ path: /healthz }", "{ path: /a?b }", &["18:14: routes[0].match.path: must not hold `?`, `#` or control characters: a path is matched without its query"]),
     ("{ path: /healthz }", "{ path: healthz }", &["18:14: routes[0].match.path: must begin with `/`"]),
     ("{ path: /healthz }", "{ path: /a, path_prefix: /b }", &["18:5: routes[0].match: give one of path and path_prefix, not both"]),
     ("{ path: /healthz }", "{}", &["18:5: routes[0].match: missing: one of path and path_prefix"]),
@@ -118,9 +118,11 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("id: spa", "id: spa, secret_hash: hunter2", &["30:18: issuer.clients[0].secret_hash: not a hash; make one with `sidegate hash-password`"]),
     ("[refresh_token]", "[client_credentials]", &["30:27: issuer.clients[0].grants[0]: a client without secret_hash is public: it has no credentials to be granted anything for"]),
     ("$argon2id$v=19$m=8", "$argon2i$v=19$m=8", &["32:24: issuer.users[0].password_hash: only Argon2id hashes are read; make one with `sidegate hash-password`"]),
-    ("m=8,t=1", "m=2000000,t=1", &["32:24: issuer.users[0].password_hash: costs too much to check: at most m=1048576 (1 GiB), t=16, p=16"]),
+    ("m=8,t=1", "m=2000000,t=1", &["32:24: issuer.users[0].password_hash: the hash asks for more than 1 GiB of memory, 16 passes or 16 lanes; copy the line that `sidegate hash-password` printed, in quotes"]),
+    ("$argon2id$v=19$m=8", "$argon2id$m=8", &["32:24: issuer.users[0].password_hash: the hash is not of version 19 of Argon2; copy the line that `sidegate hash-password` printed, in quotes"]),
     ("username: ann", "username: ann, subject: \"client:spa\"", &[r#"32:24: issuer.users[0].subject: a subject must not begin with "client:": clients do"#]),
     ("username: ann", "username: ann, claims: { sub: x }", &["32:34: issuer.users[0].claims.sub: is said by the issuer, not by a user's claims"]),
+    ("username: ann", "username: ann, claims: { scp: x }", &["32:34: issuer.users[0].claims.scp: is said by the issuer, not by a user's claims"]),
 ];
 
 #[test]

@@ -10,18 +10,14 @@ use super::{
 };
 use crate::{
     config::{error::one_of, file, path::Path, raw, report::Report},
-    issuer::{AccessToken, Config, RefreshToken},
+    issuer::{AccessToken, Config, MASTER_KEY_BYTES, RefreshToken},
     store::OnRollback,
-    token::Algorithm,
+    token::{Algorithm, sign::SIGNING_ALGORITHMS},
     types::{Audience, IssuerUrl},
 };
 
 /// The longest a session may live.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// What access tokens can be signed with.
-const SIGNING: [Algorithm; 4] = [Algorithm::Es256, Algorithm::Rs256, Algorithm::EdDsa, Algorithm::Hs256];
-/// The shortest master key, in bytes: that of the HMAC derived from it.
-const MIN_MASTER_KEY: usize = 32;
 
 /// What others have to know of the issuer, even where something is wrong with it.
 #[derive(Default)]
@@ -59,10 +55,10 @@ pub(super) fn check(
     let master_key = raw.master_key.map(|raw| {
         let at = at.key("master_key");
         let key = file::secret(report, &at, raw)?;
-        if key.expose().len() < MIN_MASTER_KEY {
+        if key.expose().len() < MASTER_KEY_BYTES {
             return report.refuse(
                 &at,
-                format!("must be at least {MIN_MASTER_KEY} bytes long; `openssl rand -hex 32` makes one"),
+                format!("must be at least {MASTER_KEY_BYTES} bytes long; `openssl rand -hex 32` makes one"),
             );
         }
         Some(key)
@@ -121,8 +117,8 @@ fn access_token(
         Some(name) => {
             let at = at.key("algorithm");
             match provider::algorithm(report, &at, &name) {
-                Some(algorithm) if !SIGNING.contains(&algorithm) => {
-                    let names = SIGNING.map(Algorithm::name);
+                Some(algorithm) if !SIGNING_ALGORITHMS.contains(&algorithm) => {
+                    let names = SIGNING_ALGORITHMS.map(Algorithm::name);
                     report.refuse(&at, format!("tokens are signed with {}", one_of(&names)))
                 }
                 algorithm => algorithm,

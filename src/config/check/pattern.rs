@@ -5,7 +5,10 @@ use http::Method;
 use super::{all, values::Names};
 use crate::{
     config::{error::quote, path::Path, raw, report::Report},
-    gateway::config::{HostPattern, PathPattern},
+    gateway::{
+        config::{HostPattern, PathPattern},
+        path::{Ambiguous, decode},
+    },
 };
 
 /// The path of a route, percent-decoded. What the gateway refuses in a request can match nothing, so that it is a fault here.
@@ -48,53 +51,27 @@ pub(super) fn covers(earlier: &PathPattern, later: &PathPattern) -> bool {
     }
 }
 
+/// The path as the gateway reads it in a request, which is the only reading there is.
 fn normal_form(text: &str) -> Result<String, &'static str> {
-    if !text.starts_with('/') {
-        return Err("must begin with `/`");
+    // Here a letter that belongs percent-encoded in a request may stand as itself.
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            0x21..=0x7e => encoded.push(char::from(byte)),
+            other => encoded.push_str(&format!("%{other:02x}")),
+        }
     }
-    let decoded = decode(text)?;
-    // An encoded slash or backslash is one of those that the decoded text has more of.
-    let count = |text: &str| text.bytes().filter(|b| matches!(b, b'/' | b'\\')).count();
-    if count(text) != count(&decoded) || decoded.contains('\\') {
-        return Err("must not hold a backslash, %2f or %5c: requests with these are refused");
-    }
-    if decoded.contains("//") {
-        return Err("must not hold `//`: requests with it are refused");
-    }
-    if decoded.contains(';') {
-        return Err("must not hold `;`: requests with it are refused");
-    }
-    if text.contains(['?', '#']) {
-        return Err("must not hold `?` or `#`: a path is matched without its query");
-    }
-    if decoded.split('/').any(|segment| matches!(segment, "." | "..")) {
-        return Err("must not hold `.` or `..` as a segment: requests with these are refused");
-    }
-    if decoded.chars().any(char::is_control) {
-        return Err("must not hold control characters");
-    }
-    if decode(&decoded).as_deref() != Ok(&decoded) && decoded.contains('%') {
-        return Err("must not be percent-encoded twice");
-    }
-    Ok(decoded)
-}
-
-fn decode(text: &str) -> Result<String, &'static str> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16));
-                let (Some(high), Some(low)) = (digit(), digit()) else {
-                    return Err("a `%` must be followed by two hexadecimal digits");
-                };
-                u8::try_from(high << 4 | low).unwrap_or(b'%')
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| "must be UTF-8 when percent-decoded")
+    decode(&encoded).map(Into::into).map_err(|why| match why {
+        Ambiguous::NotAbsolute => "must begin with `/`",
+        Ambiguous::EmptySegment => "must not hold `//`: requests with it are refused",
+        Ambiguous::DotSegment => "must not hold `.` or `..` as a segment: requests with these are refused",
+        Ambiguous::Separator => "must not hold a backslash, %2f or %5c: requests with these are refused",
+        Ambiguous::PathParameter => "must not hold `;`: requests with it are refused",
+        Ambiguous::BadEncoding => "a `%` must be followed by two hexadecimal digits",
+        Ambiguous::DoubleEncoding => "must not be percent-encoded twice",
+        Ambiguous::ForbiddenByte => "must not hold `?`, `#` or control characters: a path is matched without its query",
+        Ambiguous::NotUtf8 => "must be UTF-8 when percent-decoded",
+    })
 }
 
 /// Host names, lower case.

@@ -6,7 +6,7 @@ use super::{
     all,
     issuer::Facts,
     keys,
-    values::{MINUTE, Names, duration, word},
+    values::{Names, duration, word},
 };
 use crate::{
     config::{
@@ -15,6 +15,7 @@ use crate::{
         raw,
         report::Report,
     },
+    store::MAX_LEEWAY,
     token::{
         Algorithm,
         provider::{Config, KeySource, Profile},
@@ -77,7 +78,7 @@ fn check(report: &mut Report, at: &Path, raw: raw::Provider, names: &mut Names, 
         (None, keys) => asymmetric(report, at, keys.as_ref()),
     };
     let leeway = if local { Duration::ZERO } else { Duration::from_secs(30) };
-    let leeway = duration(report, &at.key("leeway"), raw.leeway, leeway, Duration::ZERO..=MINUTE);
+    let leeway = duration(report, &at.key("leeway"), raw.leeway, leeway, Duration::ZERO..=MAX_LEEWAY);
     let profile = if local { Profile::Rfc9068 } else { Profile::Custom };
     let profiles = [("rfc9068", Profile::Rfc9068), ("custom", Profile::Custom)];
     let profile = word(report, &at.key("profile"), raw.profile.as_deref(), profile, &profiles);

@@ -7,44 +7,9 @@ use serde_json::{Map, Value};
 use super::{client::identifier, hash};
 use crate::{
     config::{demo, error::quote, path::Path, raw, report::Report},
-    issuer::User,
+    issuer::{CLIENT_SUBJECT, RESERVED_CLAIMS, User},
     types::Subject,
 };
-
-/// Claims that say something about the token, the client or the login: never a user's own (RFC 7519 §4.1, RFC 9068 §2.2,
-/// OpenID Connect Core §2).
-const RESERVED: &[&str] = &[
-    "acr",
-    "act",
-    "amr",
-    "at_hash",
-    "aud",
-    "auth_time",
-    "authorization_details",
-    "azp",
-    "c_hash",
-    "client_id",
-    "cnf",
-    "entitlement",
-    "events",
-    "exp",
-    "iat",
-    "iss",
-    "jti",
-    "may_act",
-    "nbf",
-    "nonce",
-    "s_hash",
-    "scope",
-    "sid",
-    "sub",
-    "toe",
-    "token_type",
-    "txn",
-    "typ",
-];
-/// The name space of clients as subjects: a user in it could pass for one (RFC 9068 §5).
-const CLIENTS: &str = "client:";
 
 /// Checks all users; where the demo's is among them goes into `demo`.
 pub(super) fn check_all(
@@ -81,8 +46,9 @@ fn check(
     });
     let subject_at = at.key(if raw.subject.is_some() { "subject" } else { "username" });
     let subject = raw.subject.or_else(|| username.clone()).and_then(|subject| {
-        if subject.starts_with(CLIENTS) {
-            return report.refuse(&subject_at, format!("a subject must not begin with {}: clients do", quote(CLIENTS)));
+        if subject.starts_with(CLIENT_SUBJECT) {
+            return report
+                .refuse(&subject_at, format!("a subject must not begin with {}: clients do", quote(CLIENT_SUBJECT)));
         }
         identifier(report, &subject_at, subject, subjects)
     });
@@ -101,7 +67,7 @@ fn claims(report: &mut Report, at: &Path, raw: Option<Map<String, Value>>) -> Op
     let mut valid = true;
     for (name, value) in &claims {
         let at = at.key(name);
-        if RESERVED.contains(&name.as_str()) {
+        if RESERVED_CLAIMS.contains(&name.as_str()) {
             report.error(&at, "is said by the issuer, not by a user's claims");
             valid = false;
         } else if value.is_null() && !report.is_settled(&at) {
