@@ -81,6 +81,10 @@ impl Forwarder {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Body>, UpstreamFailure> {
         self.make_origin_form(&mut request);
+        // hyper leaves such a body away with GET and HEAD, unless it is told how to send it.
+        if request.body().size_hint().exact().is_none() {
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let mut lease = self.pool.lease().await?;
         // Half a microsecond, which a connection in constant use can do without: it is not the one that is timed out.
         let copy = if lease.rested { repeatable(&request) } else { None };
@@ -102,7 +106,12 @@ impl Forwarder {
     /// HTTP/1.1 to an origin has the path alone in its first line, and a Host (RFC 9112 §3.2.1).
     fn make_origin_form(&self, request: &mut Request<RequestBody>) {
         *request.version_mut() = Version::HTTP_11;
-        if request.uri().authority().is_some() {
+        if let Some(authority) = request.uri().authority() {
+            // RFC 9112 §3.2.2: the host in the target is the one the request is for. A Host beside it says the same.
+            let host = HeaderValue::try_from(authority.as_str());
+            if let Ok(host) = host {
+                request.headers_mut().entry(header::HOST).or_insert(host);
+            }
             let target = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
             *request.uri_mut() = Uri::from(target);
         }

@@ -15,9 +15,11 @@ use crate::{http::Peer, token::Identity};
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// Headers that say where a request came from; from a stranger they are worth nothing.
-const FORWARDING: [&str; 5] =
-    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded"];
+/// What headers begin with that say where a request came from, or what it was before a proxy changed it: from a stranger
+/// they are worth nothing. The whole family, since upstreams read more of it than anybody lists (`-Prefix`, `-Ssl`, `-User`).
+const FORWARDED_PREFIX: &str = "x-forwarded-";
+/// The others that say so. Some upstreams serve the path of the last two rather than the one that was decided about.
+const FORWARDING: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
 
 /// Belongs to one connection (RFC 9110 §7.6.1), or is between us and the client. `expect` is answered by Sidegate, by
 /// asking for the body only once the request is allowed.
@@ -61,6 +63,8 @@ impl Reserved {
         self.lengths & length_bit(name.len()) != 0
             && (self.identity.iter().any(|reserved| same(reserved))
                 || FORWARDING.iter().any(|reserved| *reserved != name && same(reserved.as_bytes())))
+            || !name.starts_with(FORWARDED_PREFIX)
+                && fold(name).take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.bytes())
     }
 }
 
@@ -144,7 +148,7 @@ fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
 }
 
 fn is_forwarding(name: &str) -> bool {
-    FORWARDING.contains(&name)
+    name.starts_with(FORWARDED_PREFIX) || FORWARDING.contains(&name)
 }
 
 /// X-Forwarded-*: what a trusted proxy said is kept and added to; what anybody else said is replaced.

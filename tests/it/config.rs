@@ -453,8 +453,20 @@ fn the_demos_credentials_are_refused_off_loopback() {
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(said[0].contains("issuer.clients[0].secret_hash: these are the demo's credentials"), "{said:?}");
     assert!(said[1].contains("issuer.users[0].password_hash: these are the demo's credentials"), "{said:?}");
+    // The same hashes, written in another way, let the same passwords in.
+    let other = default.replace("127.0.0.1:3000", "0.0.0.0:3000").replace("m=19456,t=2,p=1", "t=2,m=19456,p=1");
+    let said = faults(&folder, &folder.write("config.yaml", &other));
+    assert!(said.len() == 2 && said.iter().all(|line| line.contains("the demo's credentials")), "{said:?}");
     let file = folder.write("config.yaml", &default.replace("127.0.0.1:3000", "\"[::1]:3000\""));
     assert_eq!(check(&folder, &file, &[]).status.code(), Some(0));
+}
+
+#[test]
+fn a_hash_that_the_issuer_would_not_start_with_is_refused() {
+    let folder = Folder::new();
+    let default = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).expect("config.yaml");
+    let said = faults(&folder, &folder.write("config.yaml", &default.replace("$v=19", "")));
+    assert!(said.len() == 2 && said.iter().all(|line| line.contains("version 19")), "{said:?}");
 }
 
 #[test]

@@ -447,6 +447,44 @@ fn forwarding_headers_are_believed_from_trusted_proxies_alone() {
 }
 
 #[test]
+fn what_else_a_stranger_says_of_its_way_is_gone() {
+    let names =
+        ["X-Forwarded-Prefix", "X-Forwarded-Ssl", "X-Forwarded-User", "X-Real-IP", "X-Original-URL", "X-Rewrite-URL"];
+    let said: Vec<_> = names.iter().chain(&["X-Forwarded", "X-Kept"]).map(|name| (*name, "/admin")).collect();
+    let looks: Vec<_> = ["X_Forwarded_Prefix", "x.forwarded-user", "X_Real_IP"].map(|name| (name, "1")).to_vec();
+    for (trusted, kept) in [("[]", false), ("[127.0.0.1]", true)] {
+        let upstream = Upstream::start();
+        let gate = Sidegate::start(&config(
+            upstream.address(),
+            &format!(
+                "trusted_proxies: {trusted}\nroutes: [{{ name: all, match: {{ path_prefix: / }}, auth: none, upstream: app }}]"
+            ),
+        ));
+        assert_eq!(gate.get("/", &[&said[..], &looks].concat()).status, 200);
+        let reached = upstream.only();
+        for name in names {
+            assert_eq!(reached.all(name).len(), usize::from(kept), "{name} with {trusted}: {reached:?}");
+        }
+        for (name, _) in &looks {
+            assert!(reached.all(name).is_empty(), "{name} with {trusted}: {reached:?}");
+        }
+        assert_eq!((reached.all("x-forwarded").len(), reached.all("x-kept").len()), (1, 1));
+    }
+}
+
+#[test]
+fn an_old_client_that_names_a_host_in_its_target_reaches_that_host() {
+    let upstream = Upstream::start();
+    let gate = Sidegate::start(&config(
+        upstream.address(),
+        "routes: [{ name: one, match: { path_prefix: /, hosts: [a.example] }, auth: none, upstream: app }]",
+    ));
+    assert_eq!(raw(gate.address(), b"GET http://a.example:81/x HTTP/1.0\r\n\r\n").unwrap().status, 200);
+    let reached = upstream.only();
+    assert_eq!((reached.target(), reached.all("host")), ("/x", vec!["a.example:81"]));
+}
+
+#[test]
 fn what_belongs_to_one_connection_stays_on_it() {
     let upstream = Upstream::answering(|_| {
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nX-End: 2\r\n\r\nok".to_vec()
@@ -605,6 +643,18 @@ fn large_bodies_pass_unchanged_in_either_framing() {
     }
     connection.send(b"0\r\n\r\n").unwrap();
     assert!(connection.answer(false).unwrap().body == body[..1 << 20]);
+}
+
+#[test]
+fn a_body_of_no_known_length_passes_with_a_method_that_seldom_has_one() {
+    let upstream = Upstream::start();
+    let gate = Sidegate::start(&config(
+        upstream.address(),
+        "routes: [{ name: all, match: { path_prefix: / }, auth: none, upstream: app }]",
+    ));
+    let chunked = b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nquery\r\n0\r\n\r\n";
+    assert_eq!(raw(gate.address(), chunked).unwrap().status, 200);
+    assert_eq!(upstream.only().body, b"query");
 }
 
 #[test]
