@@ -4,9 +4,10 @@
     cargo build --release && python3 benches/versus_nginx.py [--rounds 9] [--seconds 3]
 
 Needs Linux with two cores, and nginx and wrk (Debian: nginx-light, wrk). The proxy has core 0 and one worker; an nginx that
-answers 200 with 128 bytes, and wrk with 64 connections, share the last core. The proxies take turns within a round, each in
-a fresh process; nginx carries the same requests, the token too, which it does not read. The figure is the proxy's own user and system time for each request; a request's latency says little here,
-since everything is on one machine. Ratios are to nginx, round by round.
+answers 200 with 128 bytes, and wrk with 64 connections, share the last core. The proxies take turns within a round, each in a
+fresh process; nginx carries the same requests, the token too, which it does not read. The figure is the proxy's own user and
+system time for each request; a request's latency says little here, since everything is on one machine. Ratios are to nginx,
+round by round.
 """
 import argparse, http.client, json, os, re, shutil, socket, statistics, subprocess, tempfile, time
 from pathlib import Path
@@ -53,6 +54,7 @@ def free_port():
 
 
 def start(argv, cores, port, log):
+    """Starts a program; it has accepted a connection when this returns."""
     process = subprocess.Popen(list(map(str, argv)), stdout=log, stderr=log, preexec_fn=lambda: os.sched_setaffinity(0, cores))
     for _ in range(5000):
         try:
@@ -61,6 +63,11 @@ def start(argv, cores, port, log):
         except OSError:
             time.sleep(0.001)
     raise SystemExit(f"{argv[0]} did not come up; see {log.name}")
+
+
+def resident(process):
+    """Resident MiB of a process."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
 
 
 def cpu(process):
@@ -94,7 +101,13 @@ def nginx(directory, http, cores, port):
     return start(argv, cores, port, open(directory / "log", "w"))
 
 
-def run(name, directory, upstream, seconds, tokens):
+def get(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", path)
+    return connection.getresponse().status
+
+
+def run(name, directory, upstream, seconds, tokens, idle):
     """CPU microseconds a request. The first Sidegate that issues a token leaves it in `tokens`, for nginx to carry unread."""
     port, with_token = free_port(), name.endswith("token")
     if name.startswith("nginx"):
@@ -103,7 +116,10 @@ def run(name, directory, upstream, seconds, tokens):
         directory.mkdir(exist_ok=True)
         config = directory / "config.yaml"
         config.write_text(SIDEGATE.format(port=port, upstream=upstream, dir=directory, hash=SECRET_HASH))
+        began = time.perf_counter()
         process = start([BINARY, "run", "--config", config], PROXY, port, open(directory / "log", "w"))
+        if get(port, "/open") == 200 and not with_token:
+            idle.append(((time.perf_counter() - began) * 1000, resident(process)))
     try:
         if with_token and (not tokens or name.startswith("sidegate")):
             tokens[:] = [get_token(port)]
@@ -128,7 +144,7 @@ def main():
     # Each beside the nginx that carries the same requests; the one that issues the token comes first.
     pairs = {"sidegate, RS256 token": "nginx, unread token", "nginx, unread token": "nginx, unread token",
              "sidegate": "nginx", "nginx": "nginx"}
-    costs, tokens = {name: [] for name in pairs}, []
+    costs, tokens, idle = {name: [] for name in pairs}, [], []
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         scratch.chmod(0o755)
@@ -137,7 +153,7 @@ def main():
         try:
             for _ in range(args.rounds):
                 for name in pairs:
-                    costs[name].append(run(name, scratch / name.split(",")[0], upstream_port, args.seconds, tokens))
+                    costs[name].append(run(name, scratch / name.split(",")[0], upstream_port, args.seconds, tokens, idle))
         finally:
             upstream.terminate()
             upstream.wait()
@@ -145,6 +161,8 @@ def main():
     for name, base in reversed(pairs.items()):
         ratio = statistics.median(cost / other for cost, other in zip(costs[name], costs[base]))
         print(f"| {name} | {statistics.median(costs[name]):.1f} ({min(costs[name]):.1f}-{max(costs[name]):.1f}) | {ratio:.2f} |")
+    first, memory = (statistics.median(column) for column in zip(*idle))
+    print(f"\nFrom exec to the first 200: {first:.0f} ms. Resident then, issuer and store included: {memory:.1f} MiB.")
 
 
 if __name__ == "__main__":
