@@ -13,7 +13,7 @@ mod route;
 
 use std::{
     net::SocketAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,7 +34,7 @@ use crate::{
     clock::Clock,
     http::{Body, Peer, RequestBody},
     revocation::Revocations,
-    telemetry::{Decision, Metrics, Outcome, Recorder},
+    telemetry::{Decision, Metrics, Outcome, Recorder, log},
     token::{cache::TokenCache, verify::Verifier},
 };
 
@@ -47,12 +47,9 @@ pub struct Gateway {
     clock: Clock,
     metrics: Metrics,
     demo: Option<SocketAddr>,
-    /// Whether every request that is refused, or every one at all, gets a line in the log.
-    log: LogRequests,
+    /// Which requests get a line in the log.
+    log: log::Requests,
 }
-
-/// Which requests get a line in the log.
-pub use crate::telemetry::log::Requests as LogRequests;
 
 /// How often a worker looks for connections that have been idle for too long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,7 +63,7 @@ impl Gateway {
         clock: Clock,
         metrics: Metrics,
         demo: Option<SocketAddr>,
-        log: LogRequests,
+        log: log::Requests,
     ) -> Self {
         let reserved = Reserved::new(&config.routes);
         Self { config, reserved, verifier: Arc::new(verifier), revocations, clock, metrics, demo, log }
@@ -95,7 +92,7 @@ impl Gateway {
     }
 }
 
-async fn sweep(worker: std::rc::Weak<Worker>) {
+async fn sweep(worker: Weak<Worker>) {
     let mut tick = interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -113,10 +110,11 @@ pub struct Worker {
     recorder: Recorder,
 }
 
-/// What is known of a request while it is on its way, for the log and the metrics.
+/// What is known of a request while it is on its way, for its answer, the log and the metrics.
 #[derive(Default)]
 struct Trail {
     route: Option<usize>,
+    /// Whether it was a preflight, which Sidegate answers itself.
     answered: bool,
     /// Where the request came from, if its route has a rule about that.
     origin: Option<HeaderValue>,
@@ -209,9 +207,9 @@ impl Worker {
     fn log(&self, method: &Method, outcome: Outcome, peer: &Peer) {
         let refused = outcome.reason != "ok" && outcome.decision != Decision::Answered;
         let wanted = match self.gateway.log {
-            LogRequests::Off => false,
-            LogRequests::Refused => refused,
-            LogRequests::All => true,
+            log::Requests::Off => false,
+            log::Requests::Refused => refused,
+            log::Requests::All => true,
         };
         if wanted {
             // No path: it may hold a token, and a name. The route says where it went.
