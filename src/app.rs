@@ -8,8 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::{
     runtime::{Builder, Handle},
@@ -270,32 +269,24 @@ impl Front {
             Ok(form) => {
                 let (issuer, request) = (issuer.clone(), Request::from_parts(head, form.to_bytes()));
                 match self.control.spawn(async move { issuer.handle(endpoint, request).await }).await {
-                    Ok(response) => response.map(Body::from),
+                    Ok(response) => response,
                     Err(error) => {
                         tracing::error!(%error, "the issuer failed");
-                        plain_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "The issuer failed.")
+                        issuer::refusal(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "The issuer failed.")
                     }
                 }
             }
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                plain_error(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "The form is larger than 64 KiB.")
+                issuer::refusal(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "The form is larger than 64 KiB.")
             }
-            Err(_) => plain_error(StatusCode::BAD_REQUEST, "invalid_request", "The body broke off."),
+            Err(_) => issuer::refusal(StatusCode::BAD_REQUEST, "invalid_request", "The body broke off."),
         };
+        let response = response.map(Body::from);
         let status = response.status();
         let outcome = Outcome { route: Some(0), decision: Decision::Answered, reason: "issuer", status };
         self.recorder.request_ended(&method, outcome, started.elapsed());
         response
     }
-}
-
-fn plain_error(status: StatusCode, error: &'static str, description: &'static str) -> Response<Body> {
-    let text = format!("{{\"error\":\"{error}\",\"error_description\":\"{description}\"}}\n");
-    let mut response = Response::new(Body::from(Bytes::from(text)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 impl Listening {

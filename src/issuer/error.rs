@@ -62,8 +62,7 @@ impl Error {
     /// The answer to the client.
     pub(super) fn response(&self) -> Response<Bytes> {
         self.log();
-        let body = json!({ "error": self.code(), "error_description": self.description() });
-        let mut response = no_store(self.status(), &body);
+        let mut response = refusal(self.status(), self.code(), self.description());
         match self {
             Self::InvalidClient(Tried::Header) => {
                 let challenge = HeaderValue::from_static("Basic realm=\"sidegate\", charset=\"UTF-8\"");
@@ -136,6 +135,11 @@ impl From<KeyError> for Error {
     fn from(cause: KeyError) -> Self {
         Self::Internal(cause)
     }
+}
+
+/// A refusal as RFC 6749 §5.2 has it, for whoever answers in the issuer's place too.
+pub fn refusal(status: StatusCode, error: &str, description: &str) -> Response<Bytes> {
+    no_store(status, &json!({ "error": error, "error_description": description }))
 }
 
 /// A JSON answer that nobody may keep (RFC 6749 §5.1).

@@ -83,7 +83,8 @@ impl Ledger {
             match &rotation {
                 Rotation::Reused(revocation) => inner.learn(revocation, Cause::Reuse),
                 Rotation::RolledBack(revocation) => inner.learn(revocation, Cause::Rollback),
-                Rotation::Revoked { until } => inner.blacklist.insert(presented.session, *until),
+                // Memory lacks it where a commit that was reported as failed had held after all.
+                Rotation::Revoked(revocation) => inner.remember(revocation),
                 Rotation::Rotated(_) | Rotation::Replayed(_) | Rotation::Expired | Rotation::Unknown => {}
             }
             Ok(rotation)
@@ -148,11 +149,9 @@ impl Inner {
     /// Tells memory what is durable already: the gateway first.
     fn learn(&self, revocation: &Revocation, cause: Cause) {
         let cause = cause.name();
-        self.revocations.insert(&self.url, revocation);
         let new = match &revocation.what {
             Revoked::Session(id) => {
                 let new = !self.blacklist.contains(*id);
-                self.blacklist.insert(*id, revocation.refresh_until);
                 tracing::info!(session = %id, cause, "a session was revoked");
                 new
             }
@@ -161,10 +160,18 @@ impl Inner {
                 true
             }
         };
+        self.remember(revocation);
         if new {
             self.metrics.revocation_made(cause);
         }
         self.report_sizes();
+    }
+
+    fn remember(&self, revocation: &Revocation) {
+        self.revocations.insert(&self.url, revocation);
+        if let Revoked::Session(id) = revocation.what {
+            self.blacklist.insert(id, revocation.refresh_until);
+        }
     }
 
     fn report_sizes(&self) {

@@ -21,6 +21,7 @@ pub use self::{
     access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
     config::{AccessToken, Client, Config, GrantType, RefreshToken, SecretHash, User},
     endpoint::Endpoint,
+    error::refusal,
     form::MAX_FORM_BYTES,
     keys::{KeyFileError, MASTER_KEY_BYTES},
     password::check_hash,

@@ -123,8 +123,8 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 }
 
 /// Whether who listens at `one` keeps others from listening at `other`.
-fn in_the_way(one: SocketAddr, other: SocketAddr) -> bool {
-    let (a, b) = (one.ip(), other.ip().to_canonical());
+pub fn in_the_way(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     // [::] takes IPv4 as well; 0.0.0.0 takes no IPv6.
     let covers = |wild: IpAddr, ip: IpAddr| wild.is_unspecified() && (wild.is_ipv6() || ip.is_ipv4());
     one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))

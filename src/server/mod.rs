@@ -9,11 +9,12 @@ mod worker;
 
 use std::{
     future::Future,
-    io::Result,
+    io::{Error, Result},
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::sync_channel,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -22,7 +23,7 @@ use std::{
 use http::{Request, Response};
 use tokio::sync::{Semaphore, mpsc, watch as signal};
 
-pub use self::bind::{BindError, Bound, bind, bind_address};
+pub use self::bind::{BindError, Bound, bind, bind_address, in_the_way};
 use self::{
     config::Config,
     worker::{Accepted, Place, Worker},
@@ -67,11 +68,10 @@ where
             metrics: metrics.clone(),
             heartbeat: heartbeat.clone(),
         };
-        workers.push(thread::Builder::new().name(format!("worker-{n}")).spawn(move || {
-            if let Err(error) = worker.run() {
-                tracing::error!(%error, "a worker could not start its runtime");
-            }
-        })?);
+        let (started, word) = sync_channel(1);
+        workers.push(thread::Builder::new().name(format!("worker-{n}")).spawn(move || worker.run(&started))?);
+        // A worker that is not there would always have the fewest connections, and be handed all of them.
+        word.recv().unwrap_or_else(|gone| Err(Error::other(gone)))?;
         heartbeats.push(heartbeat);
         desks.push(Desk { load: Arc::default(), arrivals: desk });
     }
@@ -148,7 +148,7 @@ async fn accept(
 }
 
 /// When a worker was last seen going round.
-pub struct Heartbeat {
+struct Heartbeat {
     started: Instant,
     /// Milliseconds after `started`.
     last: AtomicU64,

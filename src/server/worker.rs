@@ -3,11 +3,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    io,
     net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc::SyncSender,
     },
     time::{Duration, Instant},
 };
@@ -67,14 +69,20 @@ pub(super) struct Worker<F> {
 
 impl<F> Worker<F> {
     /// Runs until no more connections can arrive and the last has ended, or has been given up.
-    pub(super) fn run<H>(self) -> std::io::Result<()>
+    /// Says in `started` first whether it has a runtime to run on.
+    pub(super) fn run<H>(self, started: &SyncSender<io::Result<()>>)
     where
         H: Handler,
         F: Fn() -> Rc<H>,
     {
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-        runtime.block_on(self.serve());
-        Ok(())
+        // Whoever started us waits for the word; if it does not, nothing is left to be told.
+        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => {
+                let _ = started.send(Ok(()));
+                runtime.block_on(self.serve());
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
     }
 
     async fn serve<H>(mut self)

@@ -197,11 +197,8 @@ pub enum Rotation {
     Reused(Revocation),
     /// It comes from a generation the store has never made, and the rules say to log in again: the session is now revoked.
     RolledBack(Revocation),
-    /// The session had been revoked before; until when nobody needs to be told again.
-    Revoked {
-        /// When the session's row may be forgotten.
-        until: Timestamp,
-    },
+    /// The session had been revoked before: by this, which whoever has not heard of it yet may learn now.
+    Revoked(Revocation),
     /// The session's idle or absolute lifetime is over.
     Expired,
     /// There is no such session.

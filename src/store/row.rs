@@ -53,7 +53,7 @@ impl Row {
     pub(super) fn rotate(&mut self, id: SessionId, presented: u32, rules: &RotationRules, now: Timestamp) -> Rotation {
         // Revoked comes first: a token that was revoked a moment ago must never fall into a grace.
         if self.is_revoked() {
-            return Rotation::Revoked { until: self.refresh_until() };
+            return Rotation::Revoked(self.revoke(id, now));
         }
         if now >= self.refresh_until() {
             return Rotation::Expired;

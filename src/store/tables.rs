@@ -97,7 +97,7 @@ impl<'t> Tables<'t> {
                 self.put(id, Some(before), &row)?;
                 self.append(revocation)?;
             }
-            Rotation::Revoked { .. } | Rotation::Expired | Rotation::Unknown => {}
+            Rotation::Revoked(_) | Rotation::Expired | Rotation::Unknown => {}
         }
         Ok(rotation)
     }

@@ -49,6 +49,7 @@ pub struct Recorder {
     requests: RefCell<HashMap<RequestKey, Held>>,
     /// The latest of them, since most requests end as the one before.
     latest: RefCell<Option<(RequestKey, Held)>>,
+    rejected_tokens: RefCell<HashMap<&'static str, Held>>,
     cache_hit: Held,
     cache_miss: Held,
 }
@@ -74,6 +75,7 @@ impl Recorder {
             in_flight: series.in_flight.clone(),
             requests: RefCell::default(),
             latest: RefCell::default(),
+            rejected_tokens: RefCell::default(),
             cache_hit: series.cache_lookups.with_label_values(&["hit"]),
             cache_miss: series.cache_lookups.with_label_values(&["miss"]),
             routes,
@@ -130,7 +132,8 @@ impl Recorder {
 
     /// An access token was refused.
     pub fn token_rejected(&self, reason: &'static str) {
-        self.metrics.0.rejected_tokens.with_label_values(&[reason]).inc();
+        let series = || self.metrics.0.rejected_tokens.with_label_values(&[reason]);
+        self.rejected_tokens.borrow_mut().entry(reason).or_insert_with(series).inc();
     }
 }
 

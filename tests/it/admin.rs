@@ -138,6 +138,8 @@ fn a_scrape_has_what_operators_look_for() {
     assert_eq!(gate.post_form("/oauth/revoke", &[basic], &format!("token={refresh}")).status, 200);
     assert_eq!(gate.get_with("/closed/a", &access).status, 401);
 
+    // The kernel counts CPU time in ticks of 10 ms, and the start takes less than one.
+    wait_for("a tick of CPU time", || (gate.metric("process_cpu_seconds_total") > 0.0).then_some(()));
     let answer = gate.admin("/metrics");
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; version=0.0.4")));
     let (types, samples) = parse(&answer.text());

@@ -262,7 +262,7 @@ async fn reuse_revokes_the_session_until_its_last_access_token_is_gone() {
     assert_eq!(revocation, expected);
     assert_eq!(rig.store.live_revocations().await.unwrap(), [expected]);
     for generation in 0..3 {
-        assert_eq!(rig.rotate(id, generation).await, Rotation::Revoked { until: refresh_until });
+        assert_eq!(rig.rotate(id, generation).await, Rotation::Revoked(revocation.clone()));
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     admin,
     config::{path::Path, raw, report::Report},
-    server::config::Listener,
+    server::{config::Listener, in_the_way},
 };
 
 /// Where the admin listener is unless the file says otherwise.
@@ -121,10 +121,7 @@ fn refuse_overlaps(report: &mut Report, mut places: Vec<Place>) {
     }
 }
 
+/// Port 0 is a free one, whichever that is.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
-    // [::] takes IPv4 as well; 0.0.0.0 takes no IPv6.
-    let covers =
-        |wild: std::net::IpAddr, other: std::net::IpAddr| wild.is_unspecified() && (wild.is_ipv6() || other.is_ipv4());
-    a.port() != 0 && a.port() == b.port() && (ip_a == ip_b || covers(ip_a, ip_b) || covers(ip_b, ip_a))
+    a.port() != 0 && in_the_way(a, b)
 }

@@ -8,7 +8,7 @@ pub(super) mod token;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::error::forbid_storing;
+use super::error::refusal;
 use crate::types::IssuerUrl;
 
 /// What the issuer serves.
@@ -56,14 +56,9 @@ fn base_path(url: &IssuerUrl) -> &str {
 
 /// The answer to a method that the endpoint does not have.
 fn method_not_allowed(allow: &'static str) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from_static(
-        br#"{"error":"invalid_request","error_description":"The endpoint does not take this method."}"#,
-    ));
-    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-    let headers = response.headers_mut();
-    headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    forbid_storing(headers);
+    let mut response =
+        refusal(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "The endpoint does not take this method.");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     response
 }
 

@@ -51,7 +51,7 @@ pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Fo
             tracing::warn!(session = %presented.session, client = %client.id, "the store has forgotten a rotation");
             return Err(refused("rolled_back"));
         }
-        Rotation::Revoked { .. } => return Err(refused("revoked")),
+        Rotation::Revoked(_) => return Err(refused("revoked")),
         Rotation::Expired => return Err(refused("expired")),
         Rotation::Unknown => return Err(refused("unknown")),
     };
