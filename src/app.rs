@@ -21,7 +21,7 @@ use crate::{
     config::{Config, Loaded},
     demo,
     gateway::{self, Gateway},
-    http::{Body, Peer, RequestBody},
+    http::{Body, HeadFault, Peer, RequestBody},
     issuer::{self, Endpoint, Issuer, MAX_FORM_BYTES},
     revocation::Revocations,
     server::{self, BindError, Bound, Handler, Server},
@@ -250,7 +250,9 @@ struct Front {
 
 impl Handler for Front {
     async fn handle(&self, request: Request<RequestBody>, peer: &Peer) -> Response<Body> {
-        let issuer = self.issuer.as_ref().filter(|_| peer.issuer);
+        // What has more than one reading is the gateway's to refuse.
+        let readable = request.extensions().get::<HeadFault>().is_none();
+        let issuer = self.issuer.as_ref().filter(|_| peer.issuer && readable);
         match issuer.and_then(|issuer| Some((issuer, issuer.endpoint(request.uri().path())?))) {
             Some((issuer, endpoint)) => self.ask(issuer, endpoint, request).await,
             None => self.gateway.handle(request, peer).await,

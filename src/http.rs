@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    future::Future,
     net::IpAddr,
     pin::Pin,
     rc::Rc,
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -27,24 +29,57 @@ pub struct Peer {
     pub issuer: bool,
 }
 
-/// Since when the client has been keeping us waiting for a body; the connection's watch looks at it.
-pub type WaitingSince = Rc<Cell<Option<Instant>>>;
+/// What a request's head says that two readers could understand differently. Whoever serves the client puts it into the
+/// request's extensions, for whoever answers it to refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadFault {
+    /// A line that ends in LF alone: RFC 9112 §2.2 lets a reader take it for an end, and does not make it.
+    BareLf,
+    /// Content-Length stands twice, even with one value, or is no plain number (RFC 9112 §6.3).
+    Length,
+    /// Transfer-Encoding stands twice, or beside Content-Length (RFC 9112 §6.1).
+    Coding,
+    /// It came in one piece with a body in chunks, before the answer to that.
+    Pipelined,
+    /// It has more fields than are looked at.
+    TooMany,
+}
+
+/// How far a request's body has come; who serves the client looks at it.
+#[derive(Debug, Default)]
+pub struct BodyProgress {
+    waiting: Cell<Option<Instant>>,
+    ended: Cell<bool>,
+}
+
+impl BodyProgress {
+    /// Since when a reader of the body has been waiting for the client.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.waiting.get()
+    }
+
+    /// Whether its end has been read.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+}
 
 /// A request's body, as it comes from the client.
 pub struct RequestBody {
     incoming: Option<Incoming>,
-    waiting: WaitingSince,
+    progress: Rc<BodyProgress>,
 }
 
 impl RequestBody {
-    /// Notes in `waiting` when a reader has to wait for the client.
-    pub fn new(incoming: Incoming, waiting: WaitingSince) -> Self {
-        Self { incoming: Some(incoming), waiting }
+    /// Notes in `progress` when a reader has to wait for the client, and when the body has ended.
+    pub fn new(incoming: Incoming, progress: Rc<BodyProgress>) -> Self {
+        progress.ended.set(false);
+        Self { incoming: Some(incoming), progress }
     }
 
     /// No body, for a request that is sent a second time.
     pub fn empty() -> Self {
-        Self { incoming: None, waiting: WaitingSince::default() }
+        Self { incoming: None, progress: Rc::default() }
     }
 }
 
@@ -55,10 +90,13 @@ impl http_body::Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = Pin::new(incoming).poll_frame(cx);
-        if frame.is_ready() {
-            self.waiting.set(None);
-        } else if self.waiting.get().is_none() {
-            self.waiting.set(Some(Instant::now()));
+        match &frame {
+            Poll::Ready(frame) => {
+                self.progress.waiting.set(None);
+                self.progress.ended.set(frame.is_none());
+            }
+            Poll::Pending if self.progress.waiting.get().is_none() => self.progress.waiting.set(Some(Instant::now())),
+            Poll::Pending => {}
         }
         frame
     }
@@ -75,7 +113,7 @@ impl http_body::Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         // Nobody reads any more, so nobody waits.
-        self.waiting.set(None);
+        self.progress.waiting.set(None);
     }
 }
 
@@ -88,7 +126,21 @@ pub enum Body {
     Own(Option<Bytes>),
     /// An upstream's.
     Streamed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError>>>),
+    /// No body, but a connection that stops being HTTP: what `101 Switching Protocols` leads to, and a 2xx to an
+    /// extended CONNECT (RFC 8441 §5). Whoever serves the client takes this out and runs it with the client's side.
+    Tunnel(Tunnel),
 }
+
+/// Carries bytes both ways between a client and an upstream until either has had enough.
+pub type Tunnel = Box<dyn FnOnce(ClientIo) -> Pin<Box<dyn Future<Output = ()>>>>;
+
+/// The client's side of a tunnel.
+pub type ClientIo = Box<dyn Duplex>;
+
+/// What bytes can be read from and written to.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 impl Body {
     /// No body at all.
@@ -111,6 +163,7 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Own(text) => Poll::Ready(text.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streamed(body) => body.as_mut().poll_frame(cx),
+            Self::Tunnel(_) => Poll::Ready(None),
         }
     }
 
@@ -118,6 +171,7 @@ impl http_body::Body for Body {
         match self {
             Self::Own(text) => text.is_none(),
             Self::Streamed(body) => body.is_end_stream(),
+            Self::Tunnel(_) => true,
         }
     }
 
@@ -125,6 +179,7 @@ impl http_body::Body for Body {
         match self {
             Self::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Streamed(body) => body.size_hint(),
+            Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    http::{Body, Peer, RequestBody},
+    http::{Body, HeadFault, Peer, RequestBody},
     revocation::Revocations,
     telemetry::{Decision, Metrics, Outcome, Recorder, log},
     token::{cache::TokenCache, verify::Verifier},
@@ -160,6 +160,9 @@ impl Worker {
         trail: &mut Trail,
     ) -> Result<Response<Body>, Rejection> {
         let routes = &self.gateway.config.routes;
+        if let Some(fault) = request.extensions().get::<HeadFault>() {
+            return Err(Rejection::BadHead(*fault));
+        }
         if *request.method() == Method::CONNECT || request.uri().path().is_empty() {
             return Err(Rejection::BadTarget);
         }

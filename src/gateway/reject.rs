@@ -5,11 +5,17 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{authorize::Denial, forward::UpstreamFailure, path::Ambiguous};
-use crate::{http::Body, token::verify::Refused, types::Scopes};
+use crate::{
+    http::{Body, HeadFault},
+    token::verify::Refused,
+    types::Scopes,
+};
 
 /// Why a request was not passed on, or its answer not passed back.
 #[derive(Clone, Debug)]
 pub(super) enum Rejection {
+    /// The request's head has more than one reading, or is too long to be read.
+    BadHead(HeadFault),
     /// The Host is missing, doubled, malformed, or disagrees with the request target.
     BadHost,
     /// CONNECT, `*`, or a target that is no path.
@@ -43,6 +49,11 @@ impl Rejection {
     /// The name in metrics and logs.
     pub(super) fn reason(&self) -> &'static str {
         match self {
+            Self::BadHead(HeadFault::BareLf) => "bare_lf",
+            Self::BadHead(HeadFault::Length) => "content_length_ambiguous",
+            Self::BadHead(HeadFault::Coding) => "transfer_encoding_ambiguous",
+            Self::BadHead(HeadFault::Pipelined) => "pipelined_after_chunks",
+            Self::BadHead(HeadFault::TooMany) => "headers_too_many",
             Self::BadHost => "host_bad",
             Self::BadTarget => "target_bad",
             Self::AmbiguousPath(_) => "path_ambiguous",
@@ -72,6 +83,17 @@ impl Rejection {
         let insufficient = |description| answer(StatusCode::FORBIDDEN, "insufficient_scope", description);
         let no_token = answer(StatusCode::UNAUTHORIZED, "unauthorized", "This needs an access token.");
         match self {
+            Self::BadHead(fault) => match fault {
+                HeadFault::BareLf => invalid_request("A line of the request's head ends without a carriage return."),
+                HeadFault::Length => invalid_request("The request's Content-Length is not one plain number."),
+                HeadFault::Coding => invalid_request("The request's body has more than one length."),
+                HeadFault::Pipelined => invalid_request("The request was sent before the answer to the one before it."),
+                HeadFault::TooMany => answer(
+                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    "invalid_request",
+                    "The request has too many header fields.",
+                ),
+            },
             Self::BadHost => {
                 invalid_request("The Host header is missing, doubled, malformed or at odds with the request target.")
             }
@@ -144,7 +166,12 @@ impl Rejection {
             Self::Token(_) | Self::TwoTokens | Self::Denied(..) => {
                 format!("Bearer realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\"")
             }
-            Self::BadHost | Self::BadTarget | Self::AmbiguousPath(_) | Self::NoRoute | Self::Upstream(_) => {
+            Self::BadHead(_)
+            | Self::BadHost
+            | Self::BadTarget
+            | Self::AmbiguousPath(_)
+            | Self::NoRoute
+            | Self::Upstream(_) => {
                 return None;
             }
         };

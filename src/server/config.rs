@@ -37,6 +37,10 @@ pub struct Limits {
     pub max_connections: usize,
     /// Request line and header fields together, 8 KiB - 1 MiB.
     pub max_header_bytes: usize,
+    /// Header fields of a request, 10 - 1000.
+    pub max_headers: usize,
+    /// Requests under way at one time on one HTTP/2 connection, 1 - 10,000.
+    pub max_streams: u32,
     /// From accept to the end of the TLS handshake.
     pub tls_handshake_timeout: Duration,
     /// From a request's first byte, or from accept, to the end of its head.

@@ -1,30 +1,16 @@
-//! One client connection, from its first byte to its last.
+//! One client connection, from its first byte to its last: handshake, choice of protocol, requests.
 
-use std::{
-    convert::Infallible,
-    future::{Future as _, poll_fn},
-    pin::{Pin, pin},
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{future::poll_fn, pin::Pin, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Frame, SizeHint};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Handler, config::Limits, io::WatchedStream, watch::Watch};
-use crate::{
-    http::{Body, BodyError, Peer, RequestBody},
-    telemetry::Metrics,
-};
+use super::{Handler, config::Limits, http1, http2, io::WatchedStream, watch::Watch};
+use crate::{http::Peer, telemetry::Metrics};
 
 /// What a connection needs to be served.
 pub(super) struct Connection {
@@ -33,91 +19,87 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
 }
 
+/// What serves it.
+pub(super) struct Context<H> {
+    pub(super) handler: Rc<H>,
+    pub(super) watch: Rc<Watch>,
+    pub(super) limits: Limits,
+    pub(super) metrics: Metrics,
+}
+
 /// Serves a connection until either end has had enough. The watch may end it at any await.
-pub(super) async fn serve<H: Handler>(
-    connection: Connection,
-    handler: Rc<H>,
-    watch: Rc<Watch>,
-    limits: Limits,
-    metrics: Metrics,
-) {
+pub(super) async fn serve<H: Handler>(connection: Connection, context: Context<H>) {
     let Connection { stream, tls, peer } = connection;
-    let stream = WatchedStream::new(stream, watch.clone());
-    let Some(tls) = tls else { return serve_http1(stream, peer, handler, watch, limits).await };
+    let mut stream = WatchedStream::new(stream, context.watch.clone());
+    let Some(tls) = tls else {
+        let (protocol, begun) = sniff(&mut stream, &context.watch).await;
+        return serve_as(protocol, stream, begun, peer, context).await;
+    };
     match TlsAcceptor::from(tls).accept(stream).await {
         Ok(stream) => {
-            watch.shaken();
-            serve_http1(stream, peer, handler, watch, limits).await;
+            context.watch.shaken();
+            // Who names no protocol speaks HTTP/1.1 (RFC 9113 §3.2: HTTP/2 over TLS is chosen by ALPN alone).
+            let named = stream.get_ref().1.alpn_protocol();
+            let protocol = if named == Some(b"h2") { Some(Protocol::Http2) } else { Some(Protocol::Http1) };
+            serve_as(protocol, stream, Bytes::new(), peer, context).await;
         }
         Err(error) => {
-            metrics.connection_closed("handshake_failed");
+            context.metrics.connection_closed("handshake_failed");
             tracing::debug!(%error, peer = %peer.address, "a TLS handshake failed");
         }
     }
 }
 
-async fn serve_http1<S, H>(stream: S, peer: Peer, handler: Rc<H>, watch: Rc<Watch>, limits: Limits)
+async fn serve_as<S, H>(protocol: Option<Protocol>, stream: S, begun: Bytes, peer: Peer, context: Context<H>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Handler,
 {
-    let peer = Rc::new(peer);
-    let service = service_fn(|request: Request<Incoming>| {
-        watch.serving();
-        let request = request.map(|incoming| RequestBody::new(incoming, watch.body()));
-        let (handler, peer, watch) = (handler.clone(), peer.clone(), watch.clone());
-        async move {
-            let response: Response<Body> = handler.handle(request, &peer).await;
-            Ok::<_, Infallible>(response.map(|body| ResponseBody { body, watch }))
+    // Boxed: what waits for its first byte, and what has been parked, need not be as large as what is at work.
+    match protocol {
+        Some(Protocol::Http1) => http1::serve(stream, begun, peer, context).await,
+        Some(Protocol::Http2) => Box::pin(http2::serve(stream, begun, peer, context)).await,
+        // It went without a word.
+        None => {}
+    }
+}
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// What begins HTTP/2 (RFC 9113 §3.4). No request of HTTP/1.1 begins so.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Reads until it is clear what is spoken; answers that, and what has been read.
+async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, watch: &Watch) -> (Option<Protocol>, Bytes) {
+    let mut begun = Vec::new();
+    poll_fn(|cx| {
+        // Nobody waits for a last request that has not begun.
+        if watch.is_draining(cx.waker()) && begun.is_empty() {
+            return Poll::Ready(None);
         }
-    });
-    let mut builder = http1::Builder::new();
-    // Deadlines are the watch's.
-    builder.header_read_timeout(None);
-    builder.max_header_size(limits.max_header_bytes);
-    builder.max_buf_size(limits.max_header_bytes.max(MIN_BUFFER_BYTES));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut told = false;
-    let ended = poll_fn(|cx| {
-        if !told && watch.is_draining(cx.waker()) {
-            told = true;
-            connection.as_mut().graceful_shutdown();
+        loop {
+            // On the stack, and only while it is filled: a connection that waits holds nothing.
+            let mut room = [std::mem::MaybeUninit::uninit(); 4096];
+            let mut read = ReadBuf::uninit(&mut room);
+            match Pin::new(&mut *stream).poll_read(cx, &mut read) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => begun.extend_from_slice(read.filled()),
+                Poll::Ready(_) => return Poll::Ready(None),
+            }
+            let seen = begun.len().min(PREFACE.len());
+            if begun[..seen] != PREFACE[..seen] {
+                return Poll::Ready(Some(Protocol::Http1));
+            }
+            if seen == PREFACE.len() {
+                return Poll::Ready(Some(Protocol::Http2));
+            }
         }
-        connection.as_mut().poll(cx)
-    });
-    if let Err(error) = ended.await {
-        tracing::debug!(%error, peer = %peer.address, "a client connection broke");
-    }
-}
-
-/// The least that a connection buffers in one direction before it waits for the other side.
-const MIN_BUFFER_BYTES: usize = 64 * 1024;
-
-/// A response's body, which tells the watch when it has been handed over.
-struct ResponseBody {
-    body: Body,
-    watch: Rc<Watch>,
-}
-
-impl http_body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        self.watch.served();
-    }
+    })
+    .await
+    .map_or((None, Bytes::new()), |protocol| (Some(protocol), begun.into()))
 }

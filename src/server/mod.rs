@@ -3,6 +3,10 @@
 mod bind;
 pub mod config;
 mod connection;
+mod frames;
+mod head;
+mod http1;
+mod http2;
 mod io;
 mod watch;
 mod worker;

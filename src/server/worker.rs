@@ -26,8 +26,8 @@ use tokio::{
 use super::{
     Handler, Heartbeat,
     config::Limits,
-    connection::{self, Connection},
-    watch::Watch,
+    connection::{self, Connection, Context},
+    watch::{Finding, Watch},
 };
 use crate::{
     http::Peer,
@@ -118,10 +118,12 @@ impl<F> Worker<F> {
         let watch = Watch::new(connections.clock.clone(), tls.is_some());
         let serving = connection::serve(
             Connection { stream, tls, peer },
-            handler.clone(),
-            watch.clone(),
-            self.limits,
-            self.metrics.clone(),
+            Context {
+                handler: handler.clone(),
+                watch: watch.clone(),
+                limits: self.limits,
+                metrics: self.metrics.clone(),
+            },
         );
         let id = connections.next_id();
         // Whichever way the task ends, by itself, by the watch or by a panic, its entry goes with it.
@@ -201,14 +203,32 @@ async fn look_after(connections: Rc<Connections>, limits: Limits, metrics: Metri
         let now = round.tick().await.into_std();
         connections.clock.set(now);
         heartbeat.beat();
-        let overdue: Vec<_> = {
+        // Gathered first: a task that is aborted may take its entry off the list at once.
+        let found: Vec<_> = {
             let open = connections.open.borrow();
-            let late = |(watch, task): &(Rc<Watch>, AbortHandle)| Some((watch.overdue(now, &limits)?, task.clone()));
+            let late = |(watch, task): &(Rc<Watch>, AbortHandle)| {
+                watch.park_if_idle(now);
+                Some((watch.overdue(now, &limits)?, watch.clone(), task.clone()))
+            };
             open.values().filter_map(late).collect()
         };
-        for (cause, task) in overdue {
-            metrics.connection_closed(cause);
-            task.abort();
+        for (finding, watch, task) in found {
+            match finding {
+                Finding::End(cause) => {
+                    metrics.connection_closed(cause);
+                    task.abort();
+                }
+                Finding::Dismiss(cause) => {
+                    metrics.connection_closed(cause);
+                    watch.drain();
+                }
+                Finding::EndStreams(late) => {
+                    for (cause, stream) in late {
+                        metrics.stream_reset(cause);
+                        stream.abort();
+                    }
+                }
+            }
         }
     }
 }

@@ -28,8 +28,10 @@ struct Series {
     rejected_tokens: IntCounterVec,
     cache_lookups: IntCounterVec,
     connections: IntGaugeVec,
+    connections_parked: IntGauge,
     connections_accepted: IntCounterVec,
     connections_closed: IntCounterVec,
+    streams_reset: IntCounterVec,
     revocation_entries: IntGaugeVec,
     revocations: IntCounterVec,
     grants: IntCounterVec,
@@ -105,6 +107,10 @@ impl Metrics {
                 &["result"],
             )?,
             connections: add.gauges("sidegate_connections", "Open client connections.", &["listener"])?,
+            connections_parked: add.keep(IntGauge::new(
+                "sidegate_connections_parked",
+                "Idle client connections that have given up their buffers.",
+            )?)?,
             connections_accepted: add.counters(
                 "sidegate_connections_accepted_total",
                 "Client connections accepted.",
@@ -113,6 +119,11 @@ impl Metrics {
             connections_closed: add.counters(
                 "sidegate_connections_closed_total",
                 "Client connections that Sidegate ended, by cause.",
+                &["cause"],
+            )?,
+            streams_reset: add.counters(
+                "sidegate_streams_reset_total",
+                "Requests of HTTP/2 that Sidegate broke off because of their client, by cause.",
                 &["cause"],
             )?,
             revocation_entries: add.gauges(
@@ -160,10 +171,22 @@ impl Metrics {
         OpenConnection(open)
     }
 
+    /// An idle client connection has given up its buffers, until the guard is dropped.
+    pub fn connection_parked(&self) -> OpenConnection {
+        self.0.connections_parked.inc();
+        OpenConnection(self.0.connections_parked.clone())
+    }
+
     /// Sidegate ended a client connection. `cause`: `handshake_timeout`, `handshake_failed`, `header_timeout`,
-    /// `body_timeout`, `write_timeout`, `keep_alive_timeout`, `drain_timeout`.
+    /// `body_timeout`, `write_timeout`, `keep_alive_timeout`, `drain_timeout`, `http2_flood`,
+    /// `http2_broken` (its client went against the protocol).
     pub fn connection_closed(&self, cause: &'static str) {
         self.0.connections_closed.with_label_values(&[cause]).inc();
+    }
+
+    /// Sidegate reset one request of an HTTP/2 connection. `cause`: `body_timeout`, `write_timeout`.
+    pub fn stream_reset(&self, cause: &'static str) {
+        self.0.streams_reset.with_label_values(&[cause]).inc();
     }
 
     /// A token endpoint request has been answered. `grant` is a grant type or `unknown`; `result` is `ok` or the OAuth
@@ -189,7 +212,7 @@ impl Metrics {
     }
 }
 
-/// Counts a client connection as open.
+/// Counts a client connection as open, or parked.
 #[derive(Debug)]
 pub struct OpenConnection(IntGauge);
 

@@ -102,6 +102,8 @@ fn limits(report: &mut Report, at: &Path, raw: raw::Section<raw::Limits>) -> Opt
     let raw = raw.map(|section| section.0).unwrap_or_default();
     let max_connections = count(report, &at.key("max_connections"), raw.max_connections, 10_000, 1..=1_000_000);
     let max_header_bytes = size(report, &at.key("max_header_bytes"), raw.max_header_bytes, 64 << 10, 8 << 10..=1 << 20);
+    let max_headers = count(report, &at.key("max_headers"), raw.max_headers, 100, 10..=1000);
+    let max_streams = count(report, &at.key("max_streams"), raw.max_streams, 100, 1..=10_000);
     let mut deadline = |key: &str, raw, seconds| {
         duration(report, &at.key(key), raw, Duration::from_secs(seconds), values::INSTANT..=24 * HOUR)
     };
@@ -112,6 +114,8 @@ fn limits(report: &mut Report, at: &Path, raw: raw::Section<raw::Limits>) -> Opt
     Some(server::config::Limits {
         max_connections: max_connections?,
         max_header_bytes: max_header_bytes?,
+        max_headers: max_headers?,
+        max_streams: u32::try_from(max_streams?).ok()?,
         tls_handshake_timeout: tls_handshake_timeout?,
         header_timeout: header_timeout?,
         body_timeout: body_timeout?,

@@ -36,7 +36,7 @@ pub(super) fn check(report: &mut Report, at: &Path, raw: raw::Tls) -> Option<Arc
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key));
     match made {
         Ok(mut config) => {
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
             Some(Arc::new(config))
         }
         Err(rustls::Error::InconsistentKeys(_)) => {

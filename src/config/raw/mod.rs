@@ -45,6 +45,7 @@ shapes! {
         name: Option<String>,
         address: Option<String>,
         issuer: Option<Flag>,
+        http2: Option<Flag>,
         tls: Section<Tls>,
     }
     Tls {
@@ -57,6 +58,8 @@ shapes! {
     Limits {
         max_connections: Option<Scalar>,
         max_header_bytes: Option<Scalar>,
+        max_headers: Option<Scalar>,
+        max_streams: Option<Scalar>,
         tls_handshake_timeout: Option<Scalar>,
         header_timeout: Option<Scalar>,
         body_timeout: Option<Scalar>,

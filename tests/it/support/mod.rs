@@ -2,6 +2,7 @@
 //! say anything, and keys to make tokens with.
 
 pub(crate) mod client;
+pub(crate) mod frames;
 pub(crate) mod tls;
 pub(crate) mod tokens;
 pub(crate) mod upstream;

@@ -65,6 +65,24 @@ impl Upstream {
         upstream
     }
 
+    /// Takes connections, and nothing that comes over them, until `done` returns.
+    pub(crate) fn reading_nothing(done: impl Fn() + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream =
+            Self { address: listener.local_addr().unwrap(), reached: Arc::default(), connections: Arc::default() };
+        let done = Arc::new(done);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let done = done.clone();
+                thread::spawn(move || {
+                    done();
+                    drop(stream);
+                });
+            }
+        });
+        upstream
+    }
+
     fn serve(&self, mut stream: TcpStream, act: &dyn Fn(&Reached, &mut TcpStream) -> bool) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         while let Some(request) = read_request(&mut reader) {
