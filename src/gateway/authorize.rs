@@ -19,6 +19,11 @@ impl<'a> Permit<'a> {
         self.route
     }
 
+    /// The token it was given for; `None` where the route takes anybody.
+    pub(super) fn verified(&self) -> Option<&Rc<Verified>> {
+        self.identity.as_ref()
+    }
+
     /// Whom it was given to; `None` where the route takes anybody.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.identity.as_deref().map(|verified| &verified.identity)

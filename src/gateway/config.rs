@@ -1,9 +1,10 @@
 //! The gateway as configured; every value has been checked.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 
 use crate::types::{Audience, Scopes};
 
@@ -51,6 +52,8 @@ pub struct Route {
     pub forward_token: bool,
     /// Whether a token may come as `?access_token=` (RFC 6750 §2.3, which OAuth 2.1 drops).
     pub legacy_query_token: bool,
+    /// When what is still under way ends with the token that began it.
+    pub close_streams: CloseStreams,
     /// Who may call from a browser.
     pub cors: Option<Cors>,
     /// Index into the list of upstreams.
@@ -66,6 +69,17 @@ pub enum Auth {
     Optional,
     /// Whatever comes. Identity headers are stripped here too.
     None,
+}
+
+/// When long answers, uploads and tunnels are ended before their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseStreams {
+    /// When their token has expired or is revoked.
+    OnExpiry,
+    /// When their token is revoked.
+    OnRevocation,
+    /// Not at all: who was let in may stay.
+    Never,
 }
 
 /// A host name, or all names below one.
@@ -137,30 +151,114 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// What it is.
     pub target: Target,
-    /// How long a connection may take to be made.
+    /// What is spoken there.
+    pub speech: Speech,
+    /// How long a connection may take to be made, TLS included.
     pub connect_timeout: Duration,
-    /// How long it may take from the request's head to the response's.
+    /// How long it may take to the response's head, from the request's, or from the last of its body that moved.
     pub response_timeout: Duration,
     /// How long either body may stand still.
     pub idle_timeout: Duration,
+    /// How long a WebSocket may be silent in both directions.
+    pub tunnel_idle_timeout: Duration,
+    /// How long all of it may take, from the decision to the response's last byte.
+    pub total_timeout: Option<Duration>,
     /// How long a kept-alive connection is kept without work.
     pub keep_alive: Duration,
-    /// The most idle connections each worker keeps.
+    /// The most idle HTTP/1.1 connections each worker keeps, for each address.
     pub max_idle: usize,
+    /// The most requests at a time on one HTTP/2 connection.
+    pub max_streams: usize,
+    /// After how long names are looked up again.
+    pub dns_refresh: Duration,
+    /// When an address is left alone for a while.
+    pub outlier: Outlier,
+    /// How addresses are asked whether they are well; `None` does not ask.
+    pub health_check: Option<HealthCheck>,
+    /// How often a request may be sent once more.
+    pub retries: usize,
+    /// The most requests in flight, over all workers.
+    pub max_requests: usize,
+    /// The most requests that wait for one of those to end.
+    pub max_queue: usize,
+    /// How long they wait.
+    pub queue_timeout: Duration,
 }
 
 /// What an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// `http://host:port`.
-    Http {
-        /// A name or an address, as written (an IPv6 address without its brackets).
-        host: Box<str>,
-        /// 80 where the URL names none.
-        port: u16,
-    },
+    /// Requests are balanced over these. Never empty.
+    Origins(Vec<Origin>),
     /// The built-in page that the default configuration protects.
     Demo,
+}
+
+/// What one URL of an upstream names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A host and a port.
+    Tcp {
+        /// A name or an address, as written (an IPv6 address without its brackets).
+        host: Box<str>,
+        /// The scheme's own where the URL names none.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// What is spoken with an upstream.
+#[derive(Clone, Debug)]
+pub enum Speech {
+    /// HTTP/1.1 (`http://`, `unix://`).
+    Http1,
+    /// HTTP/2 from the first byte on (`h2c://`).
+    Http2,
+    /// TLS, and in it whichever of the two the upstream prefers (`https://`).
+    Tls(ClientTls),
+}
+
+/// How an upstream is spoken to over TLS.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    /// Whom we trust, and who we are.
+    pub config: Arc<rustls::ClientConfig>,
+    /// The name its certificate has to be for, where that is not the URL's host.
+    pub server_name: Option<ServerName<'static>>,
+}
+
+impl ClientTls {
+    /// The same, with HTTP/1.1 for the only choice.
+    pub(super) fn for_http1(&self) -> Self {
+        let mut config = (*self.config).clone();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { config: Arc::new(config), server_name: self.server_name.clone() }
+    }
+}
+
+/// Passive health: an address that fails so often in a row gets nothing for a while.
+#[derive(Clone, Copy, Debug)]
+pub struct Outlier {
+    /// After so many failures; 0 is never.
+    pub failures: u32,
+    /// For so long.
+    pub eject_for: Duration,
+}
+
+/// Active health: what every address is asked now and then.
+#[derive(Clone, Debug)]
+pub struct HealthCheck {
+    /// The request's target.
+    pub path: PathAndQuery,
+    /// How often.
+    pub interval: Duration,
+    /// How long the answer may take.
+    pub timeout: Duration,
+    /// Unhealthy after so many failures in a row.
+    pub unhealthy_after: u32,
+    /// Healthy again after so many successes in a row.
+    pub healthy_after: u32,
 }
 
 impl Route {

@@ -10,10 +10,11 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Whether a request is one of gRPC: `application/grpc`, with or without a message format.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    kind.and_then(|kind| kind.strip_prefix(b"application/grpc")).is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
+    kind.and_then(|kind| kind.strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
 }
 
-/// A refusal as a response that is all trailers. `refused` says what the refusal is over plain HTTP.
+/// A refusal as a response that is all trailers. `refused` is what it is over plain HTTP.
 pub(super) fn refusal(refused: &Response<Body>, description: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
@@ -46,7 +47,9 @@ fn code(status: StatusCode) -> u16 {
         StatusCode::FORBIDDEN => 7,
         StatusCode::NOT_FOUND => 12,
         StatusCode::GATEWAY_TIMEOUT => 4,
-        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 8,
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            8
+        }
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
         _ => 13,
     }

@@ -22,20 +22,36 @@ const FORWARDED_PREFIX: &str = "x-forwarded-";
 const FORWARDING: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
 
 /// Belongs to one connection (RFC 9110 §7.6.1), or is between us and the client. `expect` is answered by Sidegate, by
-/// asking for the body only once the request is allowed.
-const HOP_BY_HOP: [&str; 10] = [
+/// asking for the body only once the request is allowed. `trailer` is not among them: it says what comes after the body,
+/// and that is passed on.
+const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
     "proxy-connection",
     "proxy-authenticate",
     "proxy-authorization",
     "te",
-    "trailer",
     "transfer-encoding",
     "upgrade",
     "expect",
 ];
 const HOP_BY_HOP_LENGTHS: u64 = lengths(&HOP_BY_HOP);
+
+/// What no trailer may say, besides the above: how long a message is and how its content is to be read, whom it is for, who
+/// sends it (RFC 9110 §6.5.1). By the time it comes, all of that has been decided.
+const NOT_IN_TRAILERS: [&str; 11] = [
+    "content-length",
+    "content-encoding",
+    "content-type",
+    "content-range",
+    "host",
+    "authorization",
+    "cookie",
+    "cache-control",
+    "max-forwards",
+    "trailer",
+    "via",
+];
 
 /// The names that no client may use: those of the identity headers of all routes, and look-alikes of the forwarding ones.
 #[derive(Debug)]
@@ -96,10 +112,13 @@ pub(super) fn to_upstream(
     peer_is_trusted: bool,
     permit: &Permit<'_>,
 ) {
-    remove_hop_by_hop(headers);
+    let takes_trailers = remove_hop_by_hop(headers);
     remove_where(headers, |name| reserved.holds(name) || !peer_is_trusted && is_forwarding(name));
     if !permit.route().forward_token {
         headers.remove(header::AUTHORIZATION);
+    }
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     set_forwarding(headers, peer, peer_is_trusted);
     add_via(headers, version);
@@ -113,9 +132,34 @@ pub(super) fn to_client(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Makes a request's trailers what the upstream is to see: the client's words about the content, and nothing about who sends
+/// it from where.
+pub(super) fn trailers_to_upstream(trailers: &mut HeaderMap, reserved: &Reserved) {
+    trailers_to_client(trailers);
+    remove_where(trailers, |name| reserved.holds(name) || is_forwarding(name));
+}
+
+/// Makes a response's trailers what the client is to see.
+pub(super) fn trailers_to_client(trailers: &mut HeaderMap) {
+    remove_where(trailers, |name| is_hop_by_hop(name) || NOT_IN_TRAILERS.contains(&name));
+}
+
+/// Whether the sender takes trailers is all of `TE` that is not the connection's alone, and is the answer.
+fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     remove_named_by_connection(headers);
-    remove_where(headers, |name| HOP_BY_HOP_LENGTHS & length_bit(name.len()) != 0 && HOP_BY_HOP.contains(&name));
+    let mut takes_trailers = false;
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name.as_str())).cloned() {
+        if name == header::TE {
+            let codings = headers.get_all(&name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+            takes_trailers = codings.map(<[u8]>::trim_ascii).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+        }
+        headers.remove(name);
+    }
+    takes_trailers
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP_LENGTHS & length_bit(name.len()) != 0 && HOP_BY_HOP.contains(&name)
 }
 
 fn remove_named_by_connection(headers: &mut HeaderMap) {
@@ -131,8 +175,9 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        // Whom a request is for and how long its body is are not the connection's to take away.
-        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        // Whom a request is for and how long its body is are not the connection's to take away; TE is looked at before it
+        // goes.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::TE)
         .collect();
     for name in named {
         headers.remove(name);

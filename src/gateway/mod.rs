@@ -4,12 +4,15 @@ mod authenticate;
 mod authorize;
 pub mod config;
 mod cors;
-mod forward;
+mod grpc;
 mod headers;
 pub mod path;
-mod pool;
 mod reject;
 mod route;
+mod streams;
+mod tunnel;
+mod upstream;
+mod websocket;
 
 use std::{
     net::SocketAddr,
@@ -18,17 +21,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, Version, header};
+use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::{
     authenticate::Authenticator,
-    authorize::authorize,
+    authorize::{Permit, authorize},
     config::{Config, Route},
-    forward::Forwarder,
     headers::Reserved,
     reject::Rejection,
+    streams::{Streams, Watched},
+    upstream::{Care, Forwarder, Handshaken, Patience, Upstream},
+    websocket::Handshake,
 };
 use crate::{
     clock::Clock,
@@ -41,21 +47,25 @@ use crate::{
 /// What all workers of a gateway share; none of it changes while it serves.
 pub struct Gateway {
     config: Config,
-    reserved: Reserved,
+    reserved: Arc<Reserved>,
+    upstreams: Vec<Arc<Upstream>>,
+    _care: Care,
     verifier: Arc<Verifier>,
     revocations: Arc<Revocations>,
     clock: Clock,
     metrics: Metrics,
-    demo: Option<SocketAddr>,
     /// Which requests get a line in the log.
     log: log::Requests,
 }
 
+/// How often a worker looks for streams whose token is no longer good: a revocation ends them within a second.
+const STREAMS_INTERVAL: Duration = Duration::from_millis(200);
 /// How often a worker looks for connections that have been idle for too long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Gateway {
-    /// Puts a gateway together. `demo` is where the built-in page listens, if an upstream is that.
+    /// Puts a gateway together. `demo` is where the built-in page listens, if an upstream is that. Must be called on the
+    /// control runtime, which looks after the upstreams.
     pub fn new(
         config: Config,
         verifier: Verifier,
@@ -65,13 +75,27 @@ impl Gateway {
         demo: Option<SocketAddr>,
         log: log::Requests,
     ) -> Self {
-        let reserved = Reserved::new(&config.routes);
-        Self { config, reserved, verifier: Arc::new(verifier), revocations, clock, metrics, demo, log }
+        let reserved = Arc::new(Reserved::new(&config.routes));
+        let (upstreams, care) = upstream::start(&config.upstreams, demo, &metrics);
+        Self {
+            config,
+            reserved,
+            upstreams,
+            _care: care,
+            verifier: Arc::new(verifier),
+            revocations,
+            clock,
+            metrics,
+            log,
+        }
     }
 
     /// What one worker needs of its own. Must be called on the worker's thread, within its runtime.
     pub fn worker(self: &Arc<Self>) -> Rc<Worker> {
         let names = |names: &mut dyn Iterator<Item = &Arc<str>>| names.cloned().collect::<Vec<_>>();
+        let waits = self.config.upstreams.iter().flat_map(|it| [it.response_timeout, it.idle_timeout]);
+        let patience = Patience::start(waits);
+        let forwarder = |upstream| Forwarder::new(upstream, &self.reserved, &patience);
         let worker = Rc::new(Worker {
             gateway: self.clone(),
             authenticator: Authenticator {
@@ -80,7 +104,8 @@ impl Gateway {
                 clock: self.clock.clone(),
                 cache: TokenCache::new(self.config.token_cache_bytes),
             },
-            forwarders: self.config.upstreams.iter().map(|upstream| Forwarder::new(upstream, self.demo)).collect(),
+            forwarders: self.upstreams.iter().map(forwarder).collect(),
+            streams: Rc::default(),
             recorder: Recorder::new(
                 self.metrics.clone(),
                 &names(&mut self.config.routes.iter().map(|route| &route.name)),
@@ -88,6 +113,7 @@ impl Gateway {
             ),
         });
         tokio::task::spawn_local(sweep(Rc::downgrade(&worker)));
+        tokio::task::spawn_local(end_streams(Rc::downgrade(&worker)));
         worker
     }
 }
@@ -102,11 +128,25 @@ async fn sweep(worker: Weak<Worker>) {
     }
 }
 
+async fn end_streams(worker: Weak<Worker>) {
+    let mut tick = interval(STREAMS_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(worker) = worker.upgrade() else { return };
+        let Gateway { clock, revocations, .. } = &*worker.gateway;
+        for ending in worker.streams.sweep(clock.now(), revocations) {
+            worker.recorder.stream_ended(ending.reason());
+        }
+    }
+}
+
 /// One worker's gateway: what is shared, and the cache, connections and counters that are its own.
 pub struct Worker {
     gateway: Arc<Gateway>,
     authenticator: Authenticator,
-    forwarders: Vec<Forwarder>,
+    forwarders: Vec<Rc<Forwarder>>,
+    streams: Rc<Streams>,
     recorder: Recorder,
 }
 
@@ -124,28 +164,35 @@ struct Trail {
 
 impl Worker {
     /// Answers a request: by its upstream, or by a refusal.
-    pub async fn handle(&self, request: Request<RequestBody>, peer: &Peer) -> Response<Body> {
+    pub async fn handle(self: &Rc<Self>, request: Request<RequestBody>, peer: &Peer) -> Response<Body> {
         let started = Instant::now();
         let _in_flight = self.recorder.request_started();
         let method = request.method().clone();
         let mut trail = Trail::default();
         // Kept for the answer, since the request itself goes upstream.
         let accept = request.headers().get(header::ACCEPT).cloned();
-        let passed = self.pass(request, peer, started, &mut trail).await;
+        let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+        let mut status = None;
+        let passed = self.pass(request, is_grpc, peer, started, &mut trail).await;
         let (mut response, decision, reason) = match passed {
             Ok(response) if trail.answered => (response, Decision::Answered, "preflight"),
             Ok(response) => (response, Decision::Allowed, "ok"),
             Err(rejection) => {
                 let decision = if rejection.after_decision() { Decision::Allowed } else { Decision::Denied };
-                (rejection.response(&self.gateway.config.realm, accept.as_ref()), decision, rejection.reason())
+                let response = rejection.response(&self.gateway.config.realm, accept.as_ref());
+                status = Some(response.status());
+                let response = if is_grpc { grpc::refusal(&response, rejection.description()) } else { response };
+                (response, decision, rejection.reason())
             }
         };
+        // A refusal of gRPC is a 200 that says otherwise; what is counted is what it means.
+        let status = status.unwrap_or(response.status());
         if let Some(rule) = trail.route.and_then(|route| self.gateway.config.routes[route].cors.as_ref())
             && !trail.answered
         {
             cors::decorate(rule, trail.origin.as_ref(), response.headers_mut());
         }
-        let outcome = Outcome { route: trail.route, decision, reason, status: response.status() };
+        let outcome = Outcome { route: trail.route, decision, reason, status };
         self.recorder.request_ended(&method, outcome, trail.ended.unwrap_or_else(Instant::now) - started);
         self.log(&method, outcome, peer);
         response
@@ -153,8 +200,9 @@ impl Worker {
 
     /// The whole way, one step after the other.
     async fn pass(
-        &self,
+        self: &Rc<Self>,
         mut request: Request<RequestBody>,
+        is_grpc: bool,
         peer: &Peer,
         started: Instant,
         trail: &mut Trail,
@@ -163,7 +211,8 @@ impl Worker {
         if let Some(fault) = request.extensions().get::<HeadFault>() {
             return Err(Rejection::BadHead(*fault));
         }
-        if *request.method() == Method::CONNECT || request.uri().path().is_empty() {
+        let websocket = Handshake::of(&request).map_err(|_| Rejection::BadHandshake)?;
+        if *request.method() == Method::CONNECT && websocket.is_none() || request.uri().path().is_empty() {
             return Err(Rejection::BadTarget);
         }
         let host = route::host(&request).map_err(|_| Rejection::BadHost)?;
@@ -171,7 +220,9 @@ impl Worker {
         if let Some(response) = self.preflight(&request, &host, &path, trail) {
             return Ok(response);
         }
-        let (index, route) = route::find(routes, &host, &path, request.method()).ok_or(Rejection::NoRoute)?;
+        // However it is asked for, a WebSocket is something that one gets.
+        let method = if websocket.is_some() { &Method::GET } else { request.method() };
+        let (index, route) = route::find(routes, &host, &path, method).ok_or(Rejection::NoRoute)?;
         drop(path);
         trail.route = Some(index);
         if route.cors.is_some() {
@@ -185,11 +236,65 @@ impl Worker {
         self.recorder.decided(started, decided);
         let (version, trusted) = (request.version(), is_trusted(&self.gateway.config.trusted_proxies, peer));
         headers::to_upstream(request.headers_mut(), version, &self.gateway.reserved, peer, trusted, &permit);
-        let answer = self.forwarders[route.upstream].forward(&permit, request).await.map_err(Rejection::Upstream)?;
+        let answer = match websocket {
+            None => self.exchange(&permit, request, is_grpc, decided).await?,
+            Some(handshake) => self.connect(&permit, request, &handshake, decided).await?,
+        };
         let answered = Instant::now();
         trail.ended = Some(answered);
         self.recorder.upstream_answered(route.upstream, answered - decided);
         Ok(answer)
+    }
+
+    /// Sends a request to its upstream; answers what that says.
+    async fn exchange(
+        &self,
+        permit: &Permit<'_>,
+        request: Request<RequestBody>,
+        is_grpc: bool,
+        decided: Instant,
+    ) -> Result<Response<Body>, Rejection> {
+        let forwarder = &self.forwarders[permit.route().upstream];
+        let is_upload = streams::is_long(&request.body().size_hint());
+        let watched = if is_upload { self.watch(permit) } else { None };
+        let answer = match &watched {
+            None => forwarder.forward(permit, request, decided).await,
+            Some(watched) => {
+                // Boxed: few are long, and the others need not have room for this.
+                let exchange = Box::pin(forwarder.forward(permit, request, decided));
+                watched.run(exchange).await.map_err(|ending| Rejection::Token(ending.into()))?
+            }
+        };
+        let answer = answer.map_err(Rejection::Upstream)?;
+        if !streams::is_long(&answer.body().size_hint()) {
+            return Ok(answer);
+        }
+        Ok(match watched.or_else(|| self.watch(permit)) {
+            Some(watched) => answer.map(|body| streams::guard(body, watched, is_grpc)),
+            None => answer,
+        })
+    }
+
+    /// Opens a WebSocket to the upstream, if that agrees.
+    async fn connect(
+        self: &Rc<Self>,
+        permit: &Permit<'_>,
+        request: Request<RequestBody>,
+        handshake: &Handshake,
+        decided: Instant,
+    ) -> Result<Response<Body>, Rejection> {
+        let opening = Box::pin(self.forwarders[permit.route().upstream].open_tunnel(permit, request, decided));
+        Ok(match opening.await.map_err(Rejection::Upstream)? {
+            Handshaken::Tunnel(head, upstream) => {
+                handshake.answer(&head.headers, tunnel::tunnel(self.clone(), upstream, self.watch(permit)))
+            }
+            Handshaken::Refused(response) => response,
+        })
+    }
+
+    /// A watch over what the permit has begun, if its route wants one.
+    fn watch(&self, permit: &Permit<'_>) -> Option<Watched> {
+        self.streams.watch(permit.route().close_streams, permit.verified()?)
     }
 
     /// The answer to a CORS preflight, if the route it asks about has a rule. It never reaches the upstream.

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{authorize::Denial, forward::UpstreamFailure, path::Ambiguous};
+use super::{authorize::Denial, path::Ambiguous, upstream::UpstreamFailure};
 use crate::{
     http::{Body, HeadFault},
     token::verify::Refused,
@@ -18,6 +18,8 @@ pub(super) enum Rejection {
     BadHead(HeadFault),
     /// The Host is missing, doubled, malformed, or disagrees with the request target.
     BadHost,
+    /// It asks for a WebSocket in a way that is none.
+    BadHandshake,
     /// CONNECT, `*`, or a target that is no path.
     BadTarget,
     /// The path has more than one reading.
@@ -55,6 +57,7 @@ impl Rejection {
             Self::BadHead(HeadFault::Pipelined) => "pipelined_after_chunks",
             Self::BadHead(HeadFault::TooMany) => "headers_too_many",
             Self::BadHost => "host_bad",
+            Self::BadHandshake => "websocket_bad",
             Self::BadTarget => "target_bad",
             Self::AmbiguousPath(_) => "path_ambiguous",
             Self::NoRoute => "no_route",
@@ -74,6 +77,11 @@ impl Rejection {
     /// Whether the gate let the request through, and it failed later.
     pub(super) fn after_decision(&self) -> bool {
         matches!(self, Self::Upstream(_))
+    }
+
+    /// What the client is told, in words that stand in a header too.
+    pub(super) fn description(&self) -> &'static str {
+        self.answer().description
     }
 
     fn answer(&self) -> Answer {
@@ -96,6 +104,9 @@ impl Rejection {
             },
             Self::BadHost => {
                 invalid_request("The Host header is missing, doubled, malformed or at odds with the request target.")
+            }
+            Self::BadHandshake => {
+                invalid_request("The request for a WebSocket has no key, or more than one, or a body.")
             }
             Self::BadTarget => invalid_request("The request target is not a path."),
             Self::AmbiguousPath(why) => invalid_request(why.description()),
@@ -138,7 +149,7 @@ impl Rejection {
                 UpstreamFailure::Unreachable => {
                     answer(StatusCode::BAD_GATEWAY, "bad_gateway", "The service behind the gate cannot be reached.")
                 }
-                UpstreamFailure::Broken => answer(
+                UpstreamFailure::Untrusted | UpstreamFailure::Broken => answer(
                     StatusCode::BAD_GATEWAY,
                     "bad_gateway",
                     "The service behind the gate did not answer properly.",
@@ -148,6 +159,12 @@ impl Rejection {
                     "gateway_timeout",
                     "The service behind the gate did not answer in time.",
                 ),
+                UpstreamFailure::QueueFull | UpstreamFailure::QueueTimeout => answer(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "service_unavailable",
+                    "The service behind the gate has too much to do.",
+                ),
+                UpstreamFailure::RequestHost => invalid_request("The host cannot be passed on."),
                 UpstreamFailure::RequestBody => invalid_request("The request's body broke off."),
             },
         }
@@ -167,6 +184,7 @@ impl Rejection {
                 format!("Bearer realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\"")
             }
             Self::BadHead(_)
+            | Self::BadHandshake
             | Self::BadHost
             | Self::BadTarget
             | Self::AmbiguousPath(_)
@@ -192,6 +210,9 @@ impl Rejection {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         if let Some(challenge) = self.challenge(realm, &answer) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }

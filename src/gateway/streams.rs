@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use slab::Slab;
 
 use super::{config::CloseStreams, grpc};
@@ -21,7 +21,7 @@ use crate::{
     clock::Timestamp,
     http::{Body, BodyError},
     revocation::Revocations,
-    token::cache::Verified,
+    token::{cache::Verified, verify::Refused},
 };
 
 /// A body of a known length up to this, in bytes, is no stream: it is soon over, or worth little.
@@ -49,6 +49,15 @@ pub(super) enum Ending {
     Expired,
     /// Its token, or the session behind it, has been revoked.
     Revoked,
+}
+
+impl From<Ending> for Refused {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Expired => Self::Expired,
+            Ending::Revoked => Self::Revoked,
+        }
+    }
 }
 
 impl Ending {
@@ -102,7 +111,8 @@ impl Streams {
             let identity = &stream.identity.identity;
             // One that began before the last change may have been looked at before it.
             let ask = news || stream.identity.seen_generation.get() != generation;
-            let ending = if ask && revocations.is_revoked(&identity.issuer, identity.text("sid"), identity.text("jti")) {
+            let ending = if ask && revocations.is_revoked(&identity.issuer, identity.text("sid"), identity.text("jti"))
+            {
                 Ending::Revoked
             } else if stream.rule == CloseStreams::OnExpiry && now >= identity.expires_at {
                 Ending::Expired

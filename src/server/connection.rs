@@ -4,7 +4,7 @@ use std::{future::poll_fn, pin::Pin, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::TlsAcceptor;
@@ -31,36 +31,36 @@ pub(super) struct Context<H> {
 pub(super) async fn serve<H: Handler>(connection: Connection, context: Context<H>) {
     let Connection { stream, tls, peer } = connection;
     let mut stream = WatchedStream::new(stream, context.watch.clone());
-    let Some(tls) = tls else {
-        let (protocol, begun) = sniff(&mut stream, &context.watch).await;
-        return serve_as(protocol, stream, begun, peer, context).await;
-    };
-    match TlsAcceptor::from(tls).accept(stream).await {
-        Ok(stream) => {
-            context.watch.shaken();
-            // Who names no protocol speaks HTTP/1.1 (RFC 9113 §3.2: HTTP/2 over TLS is chosen by ALPN alone).
-            let named = stream.get_ref().1.alpn_protocol();
-            let protocol = if named == Some(b"h2") { Some(Protocol::Http2) } else { Some(Protocol::Http1) };
-            serve_as(protocol, stream, Bytes::new(), peer, context).await;
-        }
-        Err(error) => {
-            context.metrics.connection_closed("handshake_failed");
-            tracing::debug!(%error, peer = %peer.address, "a TLS handshake failed");
+    // Boxed, each: what waits for its first byte, and what has been parked, need not have room for all that may come.
+    match tls {
+        Some(tls) => Box::pin(serve_tls(tls, stream, peer, context)).await,
+        None => {
+            let (protocol, begun) = sniff(&mut stream, &context.watch).await;
+            match protocol {
+                Some(Protocol::Http1) => Box::pin(http1::serve(stream, begun, peer, context)).await,
+                Some(Protocol::Http2) => Box::pin(http2::serve(stream, begun, peer, context)).await,
+                // It went without a word.
+                None => {}
+            }
         }
     }
 }
 
-async fn serve_as<S, H>(protocol: Option<Protocol>, stream: S, begun: Bytes, peer: Peer, context: Context<H>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Handler,
-{
-    // Boxed: what waits for its first byte, and what has been parked, need not be as large as what is at work.
-    match protocol {
-        Some(Protocol::Http1) => http1::serve(stream, begun, peer, context).await,
-        Some(Protocol::Http2) => Box::pin(http2::serve(stream, begun, peer, context)).await,
-        // It went without a word.
-        None => {}
+async fn serve_tls<H: Handler>(tls: Arc<rustls::ServerConfig>, stream: WatchedStream, peer: Peer, context: Context<H>) {
+    let stream = match Box::pin(TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            context.metrics.connection_closed("handshake_failed");
+            tracing::debug!(%error, peer = %peer.address, "a TLS handshake failed");
+            return;
+        }
+    };
+    context.watch.shaken();
+    // Who names no protocol speaks HTTP/1.1: over TLS, HTTP/2 is chosen by name alone (RFC 9113 §3.2).
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        Box::pin(http2::serve(stream, Bytes::new(), peer, context)).await;
+    } else {
+        Box::pin(http1::serve(stream, Bytes::new(), peer, context)).await;
     }
 }
 

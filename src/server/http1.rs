@@ -57,7 +57,7 @@ where
                 return tunnel(Box::new(Rewound::new(read, stream))).await;
             }
         }
-        let parked = context.metrics.connection_parked();
+        let (parked, since) = (context.metrics.connection_parked(), context.watch.now());
         let Some(begun) = wait_for_more(&mut stream, &context.watch).await else {
             // The other end is told, if it is still there.
             let _ = stream.shutdown().await;
@@ -65,7 +65,7 @@ where
         };
         drop(parked);
         heads.unread(begun);
-        context.watch.unparked();
+        context.watch.unparked(since);
     }
 }
 

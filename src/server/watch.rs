@@ -34,7 +34,7 @@ enum Phase {
     Tunnel,
 }
 
-/// How long a kept connection waits before its buffers are given up; see [`Watch::may_park`].
+/// How long a kept connection waits before its buffers are given up.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// The state of one connection, shared between its task and its worker.
@@ -47,8 +47,8 @@ pub(super) struct Watch {
     /// How far the body of the request under way has come.
     body: Rc<BodyProgress>,
     draining: Cell<bool>,
-    /// Whether the connection was asked to park, or has.
-    parked: Cell<bool>,
+    /// Whether the connection is to give up its buffers as soon as it is idle.
+    parks: Cell<bool>,
     task: RefCell<Option<Waker>>,
     /// In HTTP/2, the requests under way.
     streams: RefCell<Slab<Option<Stream>>>,
@@ -104,7 +104,8 @@ impl Watch {
             write_blocked: Cell::default(),
             body: Rc::default(),
             draining: Cell::default(),
-            parked: Cell::default(),
+            // Most of those that come to stay are asked little.
+            parks: Cell::new(true),
             task: RefCell::default(),
             streams: RefCell::default(),
             multiplexed: Cell::default(),
@@ -266,22 +267,34 @@ impl Watch {
 
     /// Asks a connection that has been idle for a while to give up what it needs only between a request and its answer.
     pub(super) fn park_if_idle(&self, now: Instant) {
-        let idle =
-            self.phase.get() == Phase::KeptAlive && !self.multiplexed.get() && self.write_blocked.get().is_none();
-        if idle && !self.parked.get() && now.saturating_duration_since(self.since.get()) >= PARK_AFTER {
-            self.parked.set(true);
+        if !self.parks.get() && self.is_idle() && !self.multiplexed.get() && self.rested(now) {
+            self.parks.set(true);
             self.wake();
         }
     }
 
-    /// Whether the connection was asked to park, and still has nothing to do.
+    /// Whether it is to do so now.
     pub(super) fn may_park(&self) -> bool {
-        self.parked.get() && self.phase.get() == Phase::KeptAlive && self.write_blocked.get().is_none()
+        self.parks.get() && self.is_idle()
     }
 
-    /// The connection is at work again.
-    pub(super) fn unparked(&self) {
-        self.parked.set(false);
+    /// It has, and goes on now. One that is seldom asked does so again as soon as it has answered; one that is at work
+    /// keeps what it needs.
+    pub(super) fn unparked(&self, since: Instant) {
+        self.parks.set(self.clock.get().saturating_duration_since(since) >= PARK_AFTER);
+    }
+
+    /// The worker's time.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.get()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.phase.get() == Phase::KeptAlive && self.write_blocked.get().is_none()
+    }
+
+    fn rested(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since.get()) >= PARK_AFTER
     }
 
     fn wake(&self) {

@@ -3,6 +3,7 @@
 pub mod log;
 mod process;
 mod request;
+mod upstream;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use prometheus::{
 };
 
 pub use request::{Decision, Outcome, Recorder};
+pub use upstream::{NotConnected, OpenUpstreamConnection, UpstreamMetrics};
 
 /// The metrics of this process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,6 +34,15 @@ struct Series {
     connections_accepted: IntCounterVec,
     connections_closed: IntCounterVec,
     streams_reset: IntCounterVec,
+    streams_ended: IntCounterVec,
+    tunnels: IntGauge,
+    upstream_connections: IntGaugeVec,
+    upstream_connection_failures: IntCounterVec,
+    upstream_endpoints: IntGaugeVec,
+    upstream_ejections: IntCounterVec,
+    upstream_retries: IntCounterVec,
+    upstream_queue: IntGaugeVec,
+    upstream_rejections: IntCounterVec,
     revocation_entries: IntGaugeVec,
     revocations: IntCounterVec,
     grants: IntCounterVec,
@@ -121,10 +132,51 @@ impl Metrics {
                 "Client connections that Sidegate ended, by cause.",
                 &["cause"],
             )?,
+            streams_ended: add.counters(
+                "sidegate_streams_ended_total",
+                "Long answers, uploads and tunnels that Sidegate ended before their time, by reason.",
+                &["reason"],
+            )?,
+            tunnels: add.keep(IntGauge::new("sidegate_tunnels", "Open WebSockets.")?)?,
             streams_reset: add.counters(
                 "sidegate_streams_reset_total",
                 "Requests of HTTP/2 that Sidegate broke off because of their client, by cause.",
                 &["cause"],
+            )?,
+            upstream_connections: add.gauges(
+                "sidegate_upstream_connections",
+                "Open connections to upstreams.",
+                &["upstream"],
+            )?,
+            upstream_connection_failures: add.counters(
+                "sidegate_upstream_connection_failures_total",
+                "Connections to upstreams that could not be made, by reason.",
+                &["upstream", "reason"],
+            )?,
+            upstream_endpoints: add.gauges(
+                "sidegate_upstream_endpoints",
+                "Addresses of an upstream, by what is known of them.",
+                &["upstream", "state"],
+            )?,
+            upstream_ejections: add.counters(
+                "sidegate_upstream_ejections_total",
+                "How often an address failed so often that it was left alone for a while.",
+                &["upstream"],
+            )?,
+            upstream_retries: add.counters(
+                "sidegate_upstream_retries_total",
+                "Requests that were sent once more.",
+                &["upstream"],
+            )?,
+            upstream_queue: add.gauges(
+                "sidegate_upstream_queue",
+                "Requests that wait for others at their upstream to end.",
+                &["upstream"],
+            )?,
+            upstream_rejections: add.counters(
+                "sidegate_upstream_rejections_total",
+                "Requests refused for too many at their upstream, by reason.",
+                &["upstream", "reason"],
             )?,
             revocation_entries: add.gauges(
                 "sidegate_revocation_entries",
@@ -166,15 +218,12 @@ impl Metrics {
     /// A client connection was accepted; the guard counts it as open until it is dropped.
     pub fn connection(&self, listener: &str) -> OpenConnection {
         self.0.connections_accepted.with_label_values(&[listener]).inc();
-        let open = self.0.connections.with_label_values(&[listener]);
-        open.inc();
-        OpenConnection(open)
+        OpenConnection::count(&self.0.connections.with_label_values(&[listener]))
     }
 
     /// An idle client connection has given up its buffers, until the guard is dropped.
     pub fn connection_parked(&self) -> OpenConnection {
-        self.0.connections_parked.inc();
-        OpenConnection(self.0.connections_parked.clone())
+        OpenConnection::count(&self.0.connections_parked)
     }
 
     /// Sidegate ended a client connection. `cause`: `handshake_timeout`, `handshake_failed`, `header_timeout`,
@@ -212,9 +261,16 @@ impl Metrics {
     }
 }
 
-/// Counts a client connection as open, or parked.
+/// Counts something as open for as long as it is kept.
 #[derive(Debug)]
 pub struct OpenConnection(IntGauge);
+
+impl OpenConnection {
+    fn count(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {

@@ -11,7 +11,7 @@ use std::{
 use http::{Method, StatusCode};
 use prometheus::{Histogram, IntGauge};
 
-use super::{Held, Metrics};
+use super::{Held, Metrics, OpenConnection};
 
 /// Whether a request was let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +128,17 @@ impl Recorder {
     /// An access token was, or was not, among the verified ones.
     pub fn token_looked_up(&self, hit: bool) {
         if hit { self.cache_hit.inc() } else { self.cache_miss.inc() }
+    }
+
+    /// A WebSocket has been opened, until the guard is dropped.
+    pub fn tunnel_opened(&self) -> OpenConnection {
+        OpenConnection::count(&self.metrics.0.tunnels)
+    }
+
+    /// A long answer, an upload or a tunnel was ended before its time. `reason`: `token_expired`, `token_revoked`,
+    /// `tunnel_idle`.
+    pub fn stream_ended(&self, reason: &'static str) {
+        self.metrics.0.streams_ended.with_label_values(&[reason]).inc();
     }
 
     /// An access token was refused.

@@ -257,7 +257,7 @@ fn no_label_tells_who_asked_or_for_what() {
     let names: BTreeSet<_> = samples.iter().flat_map(|(_, labels, _)| labels.keys().map(String::as_str)).collect();
     let known = [
         "cause", "code", "decision", "grant", "kind", "le", "listener", "method", "outcome", "reason", "result",
-        "route", "upstream", "version",
+        "route", "state", "upstream", "version",
     ];
     assert!(names.is_subset(&known.into()), "{names:?}");
     let values: BTreeSet<_> = samples.iter().flat_map(|(_, labels, _)| labels.values().map(String::as_str)).collect();

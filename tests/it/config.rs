@@ -85,10 +85,34 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("127.0.0.1:9900", "[::]:3001", &["4:10: admin.address: [::]:3001 is taken by listeners[1].address (127.0.0.1:3001) in line 3"]),
     ("127.0.0.1:3001", "localhost:3001", &["3:21: listeners[1].address: not an address; write an IP address and a port, as in 127.0.0.1:3000 or [::]:3000"]),
     // Upstreams.
-    ("http://127.0.0.1:8080", "https://app", &["10:12: upstreams[0].urls[0]: https: is not supported yet; an upstream is http://host:port"]),
+    ("http://127.0.0.1:8080", "ftp://hunter2:8080", &["10:12: upstreams[0].urls[0]: not a URL of the form http://host:port, https://host:port, h2c://host:port or unix:///path"]),
+    ("http://127.0.0.1:8080", "h2c://app:0", &["10:12: upstreams[0].urls[0]: not a URL of the form http://host:port, with a port from 1 to 65535"]),
+    ("http://127.0.0.1:8080", "unix://run/app.sock", &["10:12: upstreams[0].urls[0]: not a URL of the form unix:///run/app.sock: three slashes, and a path as it is"]),
+    ("[http://127.0.0.1:8080]", "[]", &["10:5: upstreams[0].urls: must hold at least one URL"]),
+    ("[http://127.0.0.1:8080]", "[http://a, h2c://b, http://a:80]", &[
+        "10:22: upstreams[0].urls[1]: all URLs of an upstream have the same scheme; what is different is another upstream",
+        "10:31: upstreams[0].urls[2]: stands in the list already",
+    ]),
+    ("[http://127.0.0.1:8080]", "[http://a]\n    tls: { server_name: b }", &["11:5: upstreams[0].tls: only https:// speaks TLS; take this out, or change the URLs"]),
+    ("[http://127.0.0.1:8080]", "[https://a]\n    tls: { ca_file: none.pem, server_name: '-', client_certificate: { cert_file: none.pem } }", &[
+        "11:12: upstreams[0].tls.ca_file: none.pem: there is no such file",
+        "11:31: upstreams[0].tls.server_name: not a host name or an IP address",
+        "11:49: upstreams[0].tls.client_certificate.key_file: missing: the PEM file of the private key",
+        "11:71: upstreams[0].tls.client_certificate.cert_file: none.pem: there is no such file",
+    ]),
+    ("[http://127.0.0.1:8080]", "[http://a]\n    health_check: { path: healthz, interval: 0s, healthy_after: 0 }", &[
+        "11:21: upstreams[0].health_check.path: not a path; write /healthz",
+        "11:36: upstreams[0].health_check.interval: must be from 10ms to 1d",
+        "11:50: upstreams[0].health_check.healthy_after: must be from 1 to 1000",
+    ]),
+    ("[http://127.0.0.1:8080]", "[http://a]\n    max_queue: -1\n    outlier: { failures: many }\n    retries: 11\n    max_requests: 0", &[
+        "11:5: upstreams[0].max_queue: not a whole number",
+        "12:16: upstreams[0].outlier.failures: not a whole number",
+        "13:5: upstreams[0].retries: must be from 0 to 10",
+        "14:5: upstreams[0].max_requests: must be from 1 to 10000000",
+    ]),
     ("http://127.0.0.1:8080", "http://app/x", &["10:12: upstreams[0].urls[0]: a path or query has no meaning here: the request's own is sent; end the URL after the port"]),
     ("http://127.0.0.1:8080", "http://u:hunter2@app", &["10:12: upstreams[0].urls[0]: credentials in a URL are not sent anywhere; take them out"]),
-    ("[http://127.0.0.1:8080]", "[http://a, http://b]", &["10:5: upstreams[0].urls: must hold exactly one URL: balancing over several is not supported yet"]),
     // Providers.
     ("    issuer: http://localhost:3000", "    issuer: http://localhost:3000/", &[r#"13:5: providers[0].issuer: must be the issuer's own url, "http://localhost:3000""#]),
     ("    jwks: issuer", "    jwks: issuer\n    algorithms: [RS256]", &["16:18: providers[0].algorithms[0]: no key of this provider is for RS256"]),
@@ -410,6 +434,9 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
     let excluded = [
         "tls:",
         "certificates:",
+        "ca_file:",
+        "server_name:",
+        "client_certificate:",
         "urls:",
         "jwks_file:",
         "jwks_inline:",

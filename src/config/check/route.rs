@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{claims, cors, pattern, provider::audience_list, values, values::word};
 use crate::{
     config::{error::quote, path::Path, raw, report::Report},
-    gateway::config::{Auth, Route},
+    gateway::config::{Auth, CloseStreams, Route},
     types::{Audience, Scopes, is_scope_token},
 };
 
@@ -78,6 +78,16 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
             "tokens in URLs end up in logs, histories and Referer headers; send `Authorization: Bearer` instead";
         report.warn(&at.key("legacy_query_token"), message);
     }
+    let rules = [
+        ("on_revocation", CloseStreams::OnRevocation),
+        ("on_expiry", CloseStreams::OnExpiry),
+        ("never", CloseStreams::Never),
+    ];
+    let at_streams = at.key("close_streams");
+    if raw.close_streams.is_some() && auth == Some(Auth::None) {
+        report.error(&at_streams, "has no meaning with auth: none, which looks at no token");
+    }
+    let close_streams = word(report, &at_streams, raw.close_streams.as_deref(), CloseStreams::OnRevocation, &rules);
     let methods = matched.as_ref().and_then(|(.., methods)| methods.as_deref());
     let cors = raw.cors.map(|raw::Mapping(raw)| cors::check(report, &at.key("cors"), raw, methods));
     let upstream = report.required(at, "upstream", raw.upstream, "the name of one of `upstreams`");
@@ -96,6 +106,7 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
         claim_headers: claim_headers?,
         forward_token: raw.forward_token.is_none_or(|flag| flag.0),
         legacy_query_token,
+        close_streams: close_streams?,
         cors: match cors {
             Some(cors) => Some(cors?),
             None => None,

@@ -48,7 +48,8 @@ pub(super) fn check(report: &mut Report, at: &Path, raw: raw::Tls) -> Option<Arc
     }
 }
 
-fn certificates(report: &mut Report, at: &Path, name: &str) -> Option<Vec<CertificateDer<'static>>> {
+/// The certificates in a PEM file; at least one.
+pub(super) fn certificates(report: &mut Report, at: &Path, name: &str) -> Option<Vec<CertificateDer<'static>>> {
     let contents = file::named(report, at, name, MAX_PEM)?;
     let path = report.resolve(name);
     match CertificateDer::pem_slice_iter(&contents.bytes).collect::<Result<Vec<_>, _>>() {
@@ -60,7 +61,8 @@ fn certificates(report: &mut Report, at: &Path, name: &str) -> Option<Vec<Certif
     }
 }
 
-fn private_key(report: &mut Report, at: &Path, name: &str) -> Option<PrivateKeyDer<'static>> {
+/// A private key, which nobody else may read.
+pub(super) fn private_key(report: &mut Report, at: &Path, name: &str) -> Option<PrivateKeyDer<'static>> {
     let contents = file::named(report, at, name, MAX_PEM)?;
     let path = report.resolve(name);
     // The error could quote a line of the key, and is dropped.

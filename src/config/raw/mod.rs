@@ -89,8 +89,35 @@ shapes! {
         connect_timeout: Option<Scalar>,
         response_timeout: Option<Scalar>,
         idle_timeout: Option<Scalar>,
+        tunnel_idle_timeout: Option<Scalar>,
         keep_alive: Option<Scalar>,
+        total_timeout: Option<Scalar>,
         max_idle: Option<Scalar>,
+        max_streams_per_connection: Option<Scalar>,
+        tls: Section<UpstreamTls>,
+        dns_refresh: Option<Scalar>,
+        outlier: Section<Outlier>,
+        health_check: Section<HealthCheck>,
+        retries: Option<Scalar>,
+        max_requests: Option<Scalar>,
+        max_queue: Option<Scalar>,
+        queue_timeout: Option<Scalar>,
+    }
+    UpstreamTls {
+        ca_file: Option<String>,
+        server_name: Option<String>,
+        client_certificate: Section<Certificate>,
+    }
+    Outlier {
+        failures: Option<Scalar>,
+        eject_for: Option<Scalar>,
+    }
+    HealthCheck {
+        path: Option<String>,
+        interval: Option<Scalar>,
+        timeout: Option<Scalar>,
+        unhealthy_after: Option<Scalar>,
+        healthy_after: Option<Scalar>,
     }
     Provider {
         name: Option<String>,
@@ -114,6 +141,7 @@ shapes! {
         claim_headers: List<Mapping<ClaimHeader>>,
         forward_token: Option<Flag>,
         legacy_query_token: Option<Flag>,
+        close_streams: Option<String>,
         cors: Section<Cors>,
         upstream: Option<String>,
     }

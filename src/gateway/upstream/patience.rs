@@ -1,0 +1,139 @@
+//! How long a worker's exchanges have been waiting for their upstreams.
+//!
+//! A timer for each request would cost more than looking up its token. So those who wait leave a note here, and a walk over
+//! the notes a few times a second wakes the ones who have waited for too long.
+
+use std::{
+    cell::RefCell,
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use slab::Slab;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::body::Sending;
+
+/// The notes of one worker.
+pub(in crate::gateway) struct Patience {
+    notes: RefCell<Slab<Note>>,
+}
+
+struct Note {
+    /// Since when this waits, unless the request's body has moved since.
+    since: Instant,
+    most: Duration,
+    /// The request's body, while it is on its way.
+    sending: Option<Rc<Sending>>,
+    /// Set while somebody waits.
+    waker: Option<Waker>,
+    overdue: Option<Overdue>,
+}
+
+/// Who has kept an exchange waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    Upstream,
+    /// The client, with its body.
+    Client,
+}
+
+impl Patience {
+    /// Walks over the notes often enough that none of the `waits` runs over by more than a quarter. Must be called on the
+    /// worker's thread, within its runtime.
+    pub(in crate::gateway) fn start(waits: impl Iterator<Item = Duration>) -> Rc<Self> {
+        let shortest = waits.min().unwrap_or(LONGEST_ROUND * 4);
+        let round = (shortest / 4).clamp(SHORTEST_ROUND, LONGEST_ROUND);
+        let patience = Rc::new(Self { notes: RefCell::default() });
+        tokio::task::spawn_local(walk(Rc::downgrade(&patience), round));
+        patience
+    }
+
+    /// A note of an exchange that begins `now`.
+    pub(super) fn note(self: &Rc<Self>, now: Instant, most: Duration, sending: Option<Rc<Sending>>) -> Waiting {
+        let note = Note { since: now, most, sending, waker: None, overdue: None };
+        let key = self.notes.borrow_mut().insert(note);
+        Waiting { patience: self.clone(), key }
+    }
+
+    fn look(&self, now: Instant) {
+        for (_, note) in &mut *self.notes.borrow_mut() {
+            if let Some(overdue) = note.is_overdue(now)
+                && let Some(waker) = note.waker.take()
+            {
+                note.overdue = Some(overdue);
+                waker.wake();
+            }
+        }
+    }
+}
+
+const SHORTEST_ROUND: Duration = Duration::from_millis(10);
+const LONGEST_ROUND: Duration = Duration::from_millis(500);
+
+async fn walk(patience: Weak<Patience>, round: Duration) {
+    let mut tick = interval(round);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = tick.tick().await.into_std();
+        let Some(patience) = patience.upgrade() else { return };
+        patience.look(now);
+    }
+}
+
+impl Note {
+    fn is_overdue(&self, now: Instant) -> Option<Overdue> {
+        let waited = |since: Instant, most| now.saturating_duration_since(since) >= most;
+        match self.sending.as_ref().map(|sending| sending.progress()) {
+            None => waited(self.since, self.most).then_some(Overdue::Upstream),
+            // While the client is the one to move, the upstream's time does not run.
+            Some(progress) if progress.client_is_due => {
+                waited(self.since.max(progress.moved), progress.idle_timeout).then_some(Overdue::Client)
+            }
+            Some(progress) => waited(self.since.max(progress.moved), self.most).then_some(Overdue::Upstream),
+        }
+    }
+}
+
+/// A note, taken back when it is dropped.
+pub(super) struct Waiting {
+    patience: Rc<Patience>,
+    key: usize,
+}
+
+impl Waiting {
+    /// To be asked whenever what is waited for is not there yet; wakes the task when it has been too long.
+    pub(super) fn poll_overdue(&self, cx: &mut Context<'_>) -> Poll<Overdue> {
+        let mut notes = self.patience.notes.borrow_mut();
+        let note = &mut notes[self.key];
+        if let Some(overdue) = note.overdue {
+            return Poll::Ready(overdue);
+        }
+        match &note.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            Some(_) | None => note.waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// What was waited for is there, and nothing is until [`Waiting::restart`].
+    pub(super) fn rest(&self) {
+        self.patience.notes.borrow_mut()[self.key].waker = None;
+    }
+
+    /// From now on something else is waited for, for as long as `most`. Does nothing while it is waited for already.
+    pub(super) fn restart(&self, most: Duration) {
+        let note = &mut self.patience.notes.borrow_mut()[self.key];
+        if note.waker.is_none() && note.overdue.is_none() {
+            (note.since, note.most) = (Instant::now(), most);
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // Dropped after the borrow has ended: nobody has to think of what else may go with a waker.
+        let _note = self.patience.notes.borrow_mut().remove(self.key);
+    }
+}
