@@ -2,14 +2,14 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::Path,
     sync::Arc,
 };
 
 use super::config::Listener;
 
-/// A listener that is bound, and accepts on the runtime it was made in.
+/// A listener that is bound.
 pub struct Bound {
     /// Its name in logs.
     pub name: Arc<str>,
@@ -17,7 +17,7 @@ pub struct Bound {
     pub address: SocketAddr,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) issuer: bool,
-    socket: tokio::net::TcpListener,
+    socket: TcpListener,
 }
 
 /// An address that could not be had.
@@ -47,8 +47,9 @@ pub enum BindError {
 /// When the address cannot be had; names the process that has it where that can be seen.
 pub fn bind(listener: &Listener) -> Result<Bound, BindError> {
     let (socket, address) = bind_address(listener.address)?;
-    let refused = |cause| BindError::Refused { address, cause };
-    let socket = tokio::net::TcpListener::from_std(socket).map_err(refused)?;
+    // A response is written in one piece; waiting for more would only delay it. Connections take this over from the
+    // socket they are accepted on (tcp(7)).
+    socket2::SockRef::from(&socket).set_tcp_nodelay(true).map_err(|cause| BindError::Refused { address, cause })?;
     Ok(Bound { name: listener.name.clone(), address, tls: listener.tls.clone(), issuer: listener.issuer, socket })
 }
 
@@ -71,14 +72,29 @@ pub fn bind_address(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Bi
 }
 
 impl Bound {
-    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    /// Begins to accept, on the runtime this is called in.
+    pub(super) fn accepting(self) -> io::Result<Accepting> {
+        let Self { name, tls, issuer, socket, address: _ } = self;
+        Ok(Accepting { name, tls, issuer, socket: tokio::net::TcpListener::from_std(socket)? })
+    }
+}
+
+/// A listener that accepts.
+pub(super) struct Accepting {
+    pub(super) name: Arc<str>,
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) issuer: bool,
+    socket: tokio::net::TcpListener,
+}
+
+impl Accepting {
+    /// The next connection, on the runtime that accepts.
+    pub(super) async fn accept(&self) -> io::Result<(tokio::net::TcpStream, SocketAddr)> {
         loop {
             match self.socket.accept().await {
-                // Taken out of this runtime: the connection belongs to the worker's.
-                Ok((stream, address)) => return Ok((stream.into_std()?, address)),
                 // The client hung up while it waited in the queue.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => return Err(error),
+                accepted => return accepted,
             }
         }
     }

@@ -77,9 +77,10 @@ impl Heads {
     }
 
     /// hyper is gone and gives back what it had read; it will be read once more.
-    pub(super) fn unread(&self, bytes: Bytes) {
+    pub(super) fn unread(&self, bytes: &[u8]) {
         let mut held = self.held.borrow_mut();
-        *held = if held.is_empty() { bytes } else { Bytes::from([&bytes[..], &held[..]].concat()) };
+        // Copied, even when there is nothing: what comes back is a corner of a buffer, and would keep all of it.
+        *held = [bytes, &held[..]].concat().into();
         *self.head.borrow_mut() = Head::default();
         self.next.set(Next::Head);
     }

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context as Task, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,7 +15,10 @@ use http::{HeaderValue, Request, Response, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    time::timeout,
+};
 
 use super::{
     Handler,
@@ -30,10 +34,14 @@ const MIN_BUFFER_BYTES: usize = 64 * 1024;
 /// As many fields as hyper has room for without asking the allocator.
 const USUAL_MAX_HEADERS: usize = 100;
 
+/// For how long what a client still sends after its answer is read away, and how much of it, in bytes.
+const LINGER: Duration = Duration::from_secs(1);
+const MAX_READ_AWAY: usize = 4 << 20;
+
 /// How a stretch of requests ended.
 enum Ended<S> {
-    /// So did the connection.
-    Closed,
+    /// So did the connection. With the stream where the client may still be sending.
+    Closed(Option<S>),
     /// Nothing is under way, and has not been for a while.
     Idle(S),
     /// It is a tunnel from here on; with what was read beyond the last head.
@@ -50,7 +58,11 @@ where
     loop {
         // Boxed, so that an idle connection is as small as its socket.
         match Box::pin(serve_until_idle(stream, &heads, &peer, &context)).await {
-            Ended::Closed => return,
+            Ended::Closed(None) => return,
+            Ended::Closed(Some(mut stream)) => {
+                let _ = timeout(LINGER, read_away(&mut stream)).await;
+                return;
+            }
             Ended::Idle(parked) => stream = parked,
             Ended::Tunnel(stream, read, tunnel) => {
                 context.watch.tunnels();
@@ -64,7 +76,7 @@ where
             return;
         };
         drop(parked);
-        heads.unread(begun);
+        heads.unread(&begun);
         context.watch.unparked(since);
     }
 }
@@ -117,14 +129,15 @@ where
             let read = [&parts.read_buf[..], &heads.take_held()[..]].concat();
             Ended::Tunnel(parts.io.into_inner().into_inner(), read.into(), tunnel)
         }
-        (Some(Ok(())), None) => Ended::Closed,
+        (Some(Ok(())), None) if heads.at_rest() => Ended::Closed(None),
+        (Some(Ok(())), None) => Ended::Closed(Some(connection.into_parts().io.into_inner().into_inner())),
         (Some(Err(error)), _) => {
             tracing::debug!(%error, peer = %peer.address, "a client connection broke");
-            Ended::Closed
+            Ended::Closed(Some(connection.into_parts().io.into_inner().into_inner()))
         }
         (None, _) => {
             let parts = connection.into_parts();
-            heads.unread(parts.read_buf);
+            heads.unread(&parts.read_buf);
             Ended::Idle(parts.io.into_inner().into_inner())
         }
     }
@@ -147,6 +160,26 @@ async fn wait_for_more<S: AsyncRead + Unpin>(stream: &mut S, watch: &Watch) -> O
         }
     })
     .await
+}
+
+/// Takes what a client still sends after it has been answered, up to a bound. A socket that is closed over unread bytes
+/// resets its connection, and that may take away the answer before the client has read it (RFC 9112 §9.6).
+async fn read_away<S: AsyncRead + Unpin>(stream: &mut S) {
+    let mut left = MAX_READ_AWAY;
+    poll_fn(|cx| {
+        loop {
+            let mut room = [std::mem::MaybeUninit::uninit(); 4096];
+            let mut read = ReadBuf::uninit(&mut room);
+            match Pin::new(&mut *stream).poll_read(cx, &mut read) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() && left > read.filled().len() => {
+                    left -= read.filled().len();
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
+    })
+    .await;
 }
 
 /// What becomes of a handler's answer on this connection.

@@ -1,5 +1,6 @@
 //! Listeners, TLS, connections, workers, drain. It is handed a service and knows neither gateway nor issuer.
 
+mod accept;
 mod bind;
 pub mod config;
 mod connection;
@@ -17,7 +18,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
         mpsc::sync_channel,
     },
     thread::{self, JoinHandle},
@@ -25,12 +26,13 @@ use std::{
 };
 
 use http::{Request, Response};
-use tokio::sync::{Semaphore, mpsc, watch as signal};
+use tokio::sync::{Semaphore, watch as signal};
 
 pub use self::bind::{BindError, Bound, bind, bind_address, in_the_way};
 use self::{
+    accept::{Acceptor, Desk},
     config::Config,
-    worker::{Accepted, Place, Worker},
+    worker::Worker,
 };
 use crate::{
     http::{Body, Peer, RequestBody},
@@ -50,7 +52,7 @@ pub struct Server {
     stop: signal::Sender<bool>,
 }
 
-/// Starts workers and acceptors on listeners that are bound. Acceptors run on the runtime this is called in.
+/// Starts workers, and shares the listeners out among them.
 ///
 /// # Errors
 /// When a thread or its runtime cannot be started.
@@ -60,12 +62,25 @@ where
     F: Fn() -> Rc<H> + Clone + Send + 'static,
 {
     let (stop, stopped) = signal::channel(false);
-    let (mut workers, mut heartbeats, mut desks) = (Vec::new(), Vec::new(), Vec::new());
-    for n in 0..config.workers {
-        let (desk, arrivals) = mpsc::unbounded_channel();
+    let (desks, arrivals): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| Desk::new()).unzip();
+    let mut shares: Vec<Vec<Acceptor>> = arrivals.iter().map(|_| Vec::new()).collect();
+    let places = Arc::new(Semaphore::new(config.limits.max_connections));
+    for (n, listener) in listeners.into_iter().enumerate() {
+        shares[n % config.workers].push(Acceptor {
+            listener,
+            desks: desks.clone(),
+            home: n % config.workers,
+            places: places.clone(),
+            metrics: metrics.clone(),
+            stopped: stopped.clone(),
+        });
+    }
+    let (mut workers, mut heartbeats) = (Vec::new(), Vec::new());
+    for (n, (arrivals, acceptors)) in arrivals.into_iter().zip(shares).enumerate() {
         let heartbeat = Arc::new(Heartbeat::new());
         let worker = Worker {
             make_handler: make_handler.clone(),
+            acceptors,
             arrivals,
             limits: config.limits,
             drain_timeout: config.drain_timeout,
@@ -77,11 +92,6 @@ where
         // A worker that is not there would always have the fewest connections, and be handed all of them.
         word.recv().unwrap_or_else(|gone| Err(Error::other(gone)))?;
         heartbeats.push(heartbeat);
-        desks.push(Desk { load: Arc::default(), arrivals: desk });
-    }
-    let places = Arc::new(Semaphore::new(config.limits.max_connections));
-    for listener in listeners {
-        tokio::spawn(accept(listener, desks.clone(), places.clone(), metrics.clone(), stopped.clone()));
     }
     Ok(Server { workers, heartbeats, stop })
 }
@@ -101,53 +111,6 @@ impl Server {
         if let Err(error) = joined.await {
             tracing::error!(%error, "waiting for the workers failed");
         }
-    }
-}
-
-/// Where a worker's connections are handed in.
-#[derive(Clone)]
-struct Desk {
-    load: Arc<AtomicUsize>,
-    arrivals: mpsc::UnboundedSender<Accepted>,
-}
-
-/// Accepts on one listener, and hands each connection to the worker that has the fewest.
-///
-/// One acceptor, rather than a listening socket for each worker: the kernel would share connections out by a hash, which
-/// is uneven when they are few and long, and would let a second process share the port unseen.
-async fn accept(
-    listener: Bound,
-    desks: Vec<Desk>,
-    places: Arc<Semaphore>,
-    metrics: Metrics,
-    mut stopped: signal::Receiver<bool>,
-) {
-    loop {
-        // The connection first, then its place: an acceptor that held a place while nobody came would keep it from the other
-        // listeners. With none left this one waits here, and those behind it in the kernel's queue.
-        let next = async {
-            let accepted = listener.accept().await;
-            Some((accepted, places.clone().acquire_owned().await.ok()?))
-        };
-        let ((stream, address), permit) = tokio::select! {
-            accepted = next => match accepted {
-                Some((Ok(accepted), permit)) => (accepted, permit),
-                Some((Err(error), _)) => {
-                    // Out of descriptors or memory: time is the only help.
-                    tracing::error!(listener = %listener.name, %error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-                None => return,
-            },
-            _ = stopped.changed() => return,
-        };
-        let Some(desk) = desks.iter().min_by_key(|desk| desk.load.load(Ordering::Relaxed)) else { return };
-        desk.load.fetch_add(1, Ordering::Relaxed);
-        let place = Place { _permit: permit, _open: metrics.connection(&listener.name), load: desk.load.clone() };
-        let accepted = Accepted { stream, address, tls: listener.tls.clone(), issuer: listener.issuer, place };
-        // A worker that has gone takes the connection with it.
-        let _ = desk.arrivals.send(accepted);
     }
 }
 

@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     Handler, Heartbeat,
+    accept::Acceptor,
     config::Limits,
     connection::{self, Connection, Context},
     watch::{Finding, Watch},
@@ -36,12 +37,20 @@ use crate::{
 
 /// A connection on its way from the acceptor to a worker.
 pub(super) struct Accepted {
-    pub(super) stream: std::net::TcpStream,
+    pub(super) stream: Stream,
     pub(super) address: SocketAddr,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) issuer: bool,
     /// Its place among all connections, its count among the worker's and in the metrics; given back when it ends.
     pub(super) place: Place,
+}
+
+/// Its socket.
+pub(super) enum Stream {
+    /// On the runtime of the worker it was handed to, which accepted it.
+    Here(TcpStream),
+    /// On none.
+    Elsewhere(std::net::TcpStream),
 }
 
 /// What a connection occupies for as long as it is open.
@@ -60,6 +69,8 @@ impl Drop for Place {
 /// What a worker is started with.
 pub(super) struct Worker<F> {
     pub(super) make_handler: F,
+    /// Those that accept here, for all workers.
+    pub(super) acceptors: Vec<Acceptor>,
     pub(super) arrivals: mpsc::UnboundedReceiver<Accepted>,
     pub(super) limits: Limits,
     pub(super) drain_timeout: Duration,
@@ -93,6 +104,8 @@ impl<F> Worker<F> {
         let handler = (self.make_handler)();
         let connections = Rc::new(Connections::default());
         spawn_local(look_after(connections.clone(), self.limits, self.metrics.clone(), self.heartbeat.clone()));
+        self.acceptors.drain(..).for_each(|acceptor| drop(spawn_local(acceptor.run())));
+        // The last acceptor takes the desk with it.
         while let Some(accepted) = self.arrivals.recv().await {
             self.start(accepted, &handler, &connections);
         }
@@ -106,11 +119,13 @@ impl<F> Worker<F> {
 
     fn start<H: Handler>(&self, accepted: Accepted, handler: &Rc<H>, connections: &Rc<Connections>) {
         let Accepted { stream, address, tls, issuer, place } = accepted;
-        let Ok(stream) = TcpStream::from_std(stream) else { return };
-        // A response is written in one piece; waiting for more would only delay it.
-        if stream.set_nodelay(true).is_err() {
-            return;
-        }
+        let stream = match stream {
+            Stream::Here(stream) => stream,
+            Stream::Elsewhere(stream) => match TcpStream::from_std(stream) {
+                Ok(stream) => stream,
+                Err(error) => return tracing::error!(%error, "a connection cannot be waited for"),
+            },
+        };
         let ip = address.ip().to_canonical();
         // An address is made of characters that a header may hold.
         let Ok(address_text) = HeaderValue::try_from(ip.to_string()) else { return };

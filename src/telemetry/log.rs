@@ -33,13 +33,17 @@ pub enum Requests {
     All,
 }
 
+/// As many lines wait to be written before some are dropped. Room for them is taken at the start, 32 bytes for each.
+const QUEUE: usize = 8192;
+
 /// Starts logging for the whole process. Lines go to standard error through a thread of their own; where that falls
 /// behind, lines are dropped rather than requests held up. The guard writes out what is left when it is dropped.
 pub fn start(config: &Config) -> tracing_appender::non_blocking::WorkerGuard {
     use std::io::IsTerminal as _;
+    use tracing_appender::non_blocking::NonBlockingBuilder;
     use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).finish(std::io::stderr());
     let level = config.level.to_string().to_lowercase();
     // Libraries speak only of what is wrong, unless RUST_LOG asks them.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,sidegate={level}")));

@@ -179,3 +179,17 @@ fn a_connection_that_was_parked_goes_on_as_if_nothing_had_been() {
     drop(kept);
     wait_for("all to be gone", || (parked() == 0.0).then_some(()));
 }
+
+#[test]
+fn who_is_refused_in_the_middle_of_a_body_gets_to_read_why() {
+    let upstream = echo();
+    let gate = Sidegate::start(&open_config(upstream.address(), "").replace("path_prefix: /", "path: /nothing"));
+    for _ in 0..10 {
+        let mut connection = Connection::open(gate.address()).unwrap();
+        // All of it is on its way before the answer is looked at: more than the socket's buffers would be reset.
+        connection.send(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n").unwrap();
+        connection.send(&vec![b'x'; 1_000_000]).unwrap();
+        assert_eq!(connection.answer(false).unwrap().status, 404);
+        assert!(connection.is_closed());
+    }
+}
