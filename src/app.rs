@@ -54,6 +54,9 @@ const CONTROL_THREADS: usize = 2;
 /// How often expired sessions and revocations are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often clients that are counted, and have not asked for a while, are forgotten.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Runs until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
@@ -135,8 +138,12 @@ impl App {
             demo,
             config.log.requests,
         ));
-        let front =
-            FrontMaker { gateway, issuer: issuer.clone(), metrics: metrics.clone(), control: Handle::current() };
+        let front = FrontMaker {
+            gateway: gateway.clone(),
+            issuer: issuer.clone(),
+            metrics: metrics.clone(),
+            control: Handle::current(),
+        };
         let server = server::start(&config.server, bound, &metrics, move || front.make())?;
         let mut background = tokio::task::JoinSet::new();
         let (pulse, probes, scraped) = (server.pulse(), health.clone(), metrics.clone());
@@ -149,6 +156,14 @@ impl App {
                 loop {
                     tokio::time::sleep(SWEEP_INTERVAL).await;
                     issuer.sweep().await;
+                }
+            });
+        }
+        if gateway.limits_rates() {
+            background.spawn(async move {
+                loop {
+                    tokio::time::sleep(PRUNE_INTERVAL).await;
+                    gateway.prune();
                 }
             });
         }

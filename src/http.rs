@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     future::Future,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderValue;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -29,6 +29,15 @@ pub struct Peer {
     pub issuer: bool,
 }
 
+/// Whom an address stands for where clients are counted: an IPv4 address for itself, an IPv6 address for its /64, which is
+/// what one customer of a provider has at the least.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
 /// What a request's head says that two readers could understand differently. Whoever serves the client puts it into the
 /// request's extensions, for whoever answers it to refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +48,8 @@ pub enum HeadFault {
     Length,
     /// Transfer-Encoding stands twice, or beside Content-Length (RFC 9112 §6.1).
     Coding,
+    /// The target has a fragment, which is never sent (RFC 9110 §7.1): some readers cut it off, some do not.
+    Fragment,
     /// It came in one piece with a body in chunks, before the answer to that.
     Pipelined,
     /// It has more fields than are looked at.
@@ -68,26 +79,51 @@ impl BodyProgress {
 pub struct RequestBody {
     incoming: Option<Incoming>,
     progress: Rc<BodyProgress>,
+    /// How many bytes it may still have, and where to say that it had more.
+    bound: Option<(u64, Outgrown)>,
 }
+
+/// Whether a body was cut for its size: whoever read it may only be able to tell that it broke off.
+pub type Outgrown = Rc<Cell<bool>>;
 
 impl RequestBody {
     /// Notes in `progress` when a reader has to wait for the client, and when the body has ended.
     pub fn new(incoming: Incoming, progress: Rc<BodyProgress>) -> Self {
         progress.ended.set(false);
-        Self { incoming: Some(incoming), progress }
+        Self { incoming: Some(incoming), progress, bound: None }
     }
 
     /// No body, for a request that is sent a second time.
     pub fn empty() -> Self {
-        Self { incoming: None, progress: Rc::default() }
+        Self { incoming: None, progress: Rc::default(), bound: None }
+    }
+
+    /// Cuts the body after so many bytes; the reader then gets an error. `None` when it is known to have more.
+    #[must_use]
+    pub fn bound(&mut self, bytes: u64) -> Option<Outgrown> {
+        let outgrown = Outgrown::default();
+        self.bound = Some((bytes, outgrown.clone()));
+        (self.size_hint().lower() <= bytes).then_some(outgrown)
+    }
+
+    fn count(&mut self, frame: &Frame<Bytes>) -> Result<(), BodyError> {
+        let (Some((left, outgrown)), Some(data)) = (&mut self.bound, frame.data_ref()) else { return Ok(()) };
+        match left.checked_sub(data.len() as u64) {
+            Some(rest) => *left = rest,
+            None => {
+                outgrown.set(true);
+                return Err("the body is larger than its route takes".into());
+            }
+        }
+        Ok(())
     }
 }
 
 impl http_body::Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = Pin::new(incoming).poll_frame(cx);
         match &frame {
@@ -98,7 +134,12 @@ impl http_body::Body for RequestBody {
             Poll::Pending if self.progress.waiting.get().is_none() => self.progress.waiting.set(Some(Instant::now())),
             Poll::Pending => {}
         }
-        frame
+        frame.map(|frame| {
+            frame.map(|frame| {
+                let frame = frame?;
+                self.count(&frame).map(|()| frame)
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {

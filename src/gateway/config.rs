@@ -1,6 +1,6 @@
 //! The gateway as configured; every value has been checked.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
 use ipnet::IpNet;
@@ -36,6 +36,8 @@ pub struct Route {
     pub path: PathPattern,
     /// Methods it serves. Empty: every method.
     pub methods: Vec<Method>,
+    /// Which paths with several readings it takes, where each reading leads to it.
+    pub allow_paths: Oddities,
     /// Whether a token is needed.
     pub auth: Auth,
     /// Indices into the list of providers whose tokens it takes. Empty only with `Auth::None`.
@@ -56,8 +58,76 @@ pub struct Route {
     pub close_streams: CloseStreams,
     /// Who may call from a browser.
     pub cors: Option<Cors>,
+    /// How large a request's body may be, in bytes; `None` sets no bound.
+    pub max_body_bytes: Option<u64>,
+    /// How many requests it takes; each of these has to agree.
+    pub rate_limits: Vec<RateLimit>,
     /// Index into the list of upstreams.
     pub upstream: usize,
+}
+
+/// What gives a path several readings, and can be allowed by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oddity {
+    /// `%2f`: it stays within its segment for some, and parts two segments for others.
+    EncodedSlash = 1 << 0,
+    /// `//`: some readers merge it, some take what follows for a host.
+    EmptySegment = 1 << 1,
+    /// `;` or `%3b`: some readers cut what follows it.
+    Semicolon = 1 << 2,
+    /// A backslash or `%5c`: a slash to some.
+    Backslash = 1 << 3,
+    /// What it decodes to holds `%` and two hexadecimal digits: some decode again.
+    DoubleEncoding = 1 << 4,
+}
+
+/// A set of oddities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Oddities(u8);
+
+impl Oddities {
+    /// Whether every member of `other` is one of ours.
+    pub const fn cover(self, other: Self) -> bool {
+        other.0 & !self.0 == 0
+    }
+
+    /// The members of both.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl FromIterator<Oddity> for Oddities {
+    fn from_iter<I: IntoIterator<Item = Oddity>>(members: I) -> Self {
+        Self(members.into_iter().fold(0, |bits, oddity| bits | oddity as u8))
+    }
+}
+
+/// So many requests in so long, of whoever is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct RateLimit {
+    /// Who shares the allowance.
+    pub by: By,
+    /// How many requests it is.
+    pub requests: NonZeroU32,
+    /// In which time it comes back; not zero.
+    pub per: Duration,
+    /// How many requests may come at once after a rest.
+    pub burst: NonZeroU32,
+}
+
+/// Who shares an allowance of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// All requests of the route.
+    Route,
+    /// Those from one address: an IPv4 address, or the /64 of an IPv6 address.
+    Address,
+    /// Those of one client of one issuer (`client_id`, or `azp`). Those of none are counted by address.
+    Client,
+    /// Those of one subject of one issuer. Those of none are counted by address.
+    Subject,
 }
 
 /// Whether a route needs a token.

@@ -1,9 +1,13 @@
 //! What the upstream is told besides the client's words: one reading of the identity (invariant 3).
 //!
 //! The order matters: first what belongs to the connection goes, with what `Connection` names; then every header that
-//! could be read as one of ours; only then ours are added, so that nothing the client sent can remove or replace them.
+//! could be read as one of ours, or that would have the upstream do something else than was decided about; only then ours
+//! are added, so that nothing the client sent can remove or replace them.
+
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
@@ -21,10 +25,18 @@ const FORWARDED_PREFIX: &str = "x-forwarded-";
 /// The others that say so. Some upstreams serve the path of the last two rather than the one that was decided about.
 const FORWARDING: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
 
+/// Some frameworks run the method that these name in place of the request's own, which is the one that was decided about.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+/// What `Connection` may not name, besides forwarding and identity headers: the decision, the body's length and whom the
+/// request is for depend on it.
+const NOT_THE_CONNECTIONS: [&str; 6] =
+    ["authorization", "cookie", "host", "origin", "content-length", "transfer-encoding"];
+
 /// Belongs to one connection (RFC 9110 §7.6.1), or is between us and the client. `expect` is answered by Sidegate, by
-/// asking for the body only once the request is allowed. `trailer` is not among them: it says what comes after the body,
-/// and that is passed on.
-const HOP_BY_HOP: [&str; 9] = [
+/// asking for the body only once the request is allowed. `http2-settings` comes with the wish for h2c, which is no more
+/// granted than any other upgrade: curl and its like go on in HTTP/1.1, so that it is no reason to refuse (RFC 9113 §3.1).
+/// `trailer` is not among them: it says what comes after the body, and that is passed on.
+const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -33,6 +45,7 @@ const HOP_BY_HOP: [&str; 9] = [
     "te",
     "transfer-encoding",
     "upgrade",
+    "http2-settings",
     "expect",
 ];
 const HOP_BY_HOP_LENGTHS: u64 = lengths(&HOP_BY_HOP);
@@ -53,7 +66,8 @@ const NOT_IN_TRAILERS: [&str; 11] = [
     "via",
 ];
 
-/// The names that no client may use: those of the identity headers of all routes, and look-alikes of the forwarding ones.
+/// The names that no client may use: those of the identity headers of all routes, those that override the method, and
+/// look-alikes of the forwarding ones.
 #[derive(Debug)]
 pub(super) struct Reserved {
     /// Folded names; see [`fold`].
@@ -69,19 +83,32 @@ impl Reserved {
         let mut identity: Vec<Box<[u8]>> = names.map(|rule| fold(rule.header.as_str()).collect()).collect();
         identity.sort();
         identity.dedup();
-        let lengths = identity.iter().fold(lengths(&FORWARDING), |bits, name| bits | length_bit(name.len()));
+        let fixed = lengths(&FORWARDING) | lengths(&METHOD_OVERRIDES);
+        let lengths = identity.iter().fold(fixed, |bits, name| bits | length_bit(name.len()));
         Self { identity, lengths }
     }
 
-    /// Whether an upstream could read `name` as an identity header, or as a forwarding header spelled in another way.
+    /// Whether an upstream could read `name` as an identity header, as one that overrides the method, or as a forwarding
+    /// header spelled in another way.
     fn holds(&self, name: &str) -> bool {
-        let same = |reserved: &[u8]| reserved.len() == name.len() && fold(name).eq(reserved.iter().copied());
         self.lengths & length_bit(name.len()) != 0
-            && (self.identity.iter().any(|reserved| same(reserved))
-                || FORWARDING.iter().any(|reserved| *reserved != name && same(reserved.as_bytes())))
+            && (self.identity.iter().any(|reserved| folds_to(name, reserved))
+                || METHOD_OVERRIDES.iter().any(|reserved| folds_to(name, reserved.as_bytes()))
+                || FORWARDING.iter().any(|reserved| *reserved != name && folds_to(name, reserved.as_bytes())))
             || !name.starts_with(FORWARDED_PREFIX)
                 && fold(name).take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.bytes())
     }
+
+    /// Whether more depends on the header, in whatever spelling, than the connection it came over.
+    pub(super) fn matters(&self, name: &str) -> bool {
+        self.holds(name)
+            || is_forwarding(name)
+            || NOT_THE_CONNECTIONS.iter().any(|reserved| folds_to(name, reserved.as_bytes()))
+    }
+}
+
+fn folds_to(name: &str, folded: &[u8]) -> bool {
+    folded.len() == name.len() && fold(name).eq(folded.iter().copied())
 }
 
 /// A name as the most careless upstream reads it: CGI and its heirs make every other character an underscore.
@@ -103,15 +130,20 @@ const fn lengths(names: &[&str]) -> u64 {
     bits
 }
 
-/// Makes a request's headers what the upstream is to see.
+/// Makes a request's headers what the upstream is to see. `named` is what its `Connection` names.
 pub(super) fn to_upstream(
     headers: &mut HeaderMap,
+    named: Vec<HeaderName>,
     version: Version,
     reserved: &Reserved,
     peer: &Peer,
     peer_is_trusted: bool,
     permit: &Permit<'_>,
 ) {
+    // What it says of trailers is looked at before it goes.
+    for name in named.into_iter().filter(|name| *name != header::TE) {
+        headers.remove(name);
+    }
     let takes_trailers = remove_hop_by_hop(headers);
     remove_where(headers, |name| reserved.holds(name) || !peer_is_trusted && is_forwarding(name));
     if !permit.route().forward_token {
@@ -129,6 +161,7 @@ pub(super) fn to_upstream(
 
 /// Makes a response's headers what the client is to see.
 pub(super) fn to_client(headers: &mut HeaderMap) {
+    remove_named_by_connection(headers);
     remove_hop_by_hop(headers);
 }
 
@@ -146,7 +179,6 @@ pub(super) fn trailers_to_client(trailers: &mut HeaderMap) {
 
 /// Whether the sender takes trailers is all of `TE` that is not the connection's alone, and is the answer.
 fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
-    remove_named_by_connection(headers);
     let mut takes_trailers = false;
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name.as_str())).cloned() {
         if name == header::TE {
@@ -162,8 +194,8 @@ fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP_LENGTHS & length_bit(name.len()) != 0 && HOP_BY_HOP.contains(&name)
 }
 
+/// What an upstream's `Connection` names. It is believed as far as it can be read: there is nobody to refuse it to.
 fn remove_named_by_connection(headers: &mut HeaderMap) {
-    // What nearly everybody says names nothing that would not go anyway.
     let usual = |value: &HeaderValue| matches!(value.as_bytes(), b"keep-alive" | b"close");
     let mut values = headers.get_all(header::CONNECTION).iter();
     if values.all(usual) {
@@ -175,9 +207,8 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        // Whom a request is for and how long its body is are not the connection's to take away; TE is looked at before it
-        // goes.
-        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::TE)
+        // How long its body is, is not the connection's to take away.
+        .filter(|name| *name != header::CONTENT_LENGTH)
         .collect();
     for name in named {
         headers.remove(name);
@@ -190,6 +221,25 @@ fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
         headers.remove(name);
     }
+}
+
+/// Whose request it is: the peer's, unless that is a trusted proxy. Then it is the last address in X-Forwarded-For that
+/// is none of the trusted proxies': what stands before that, anybody may have written.
+pub(super) fn client_address(headers: &HeaderMap, peer: &Peer, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
+    let mut client = peer.address;
+    let fields = headers.get_all(&FORWARDED_FOR).iter().rev();
+    let mut said = fields.flat_map(|field| field.as_bytes().rsplit(|byte| *byte == b','));
+    while is_trusted(client) {
+        let text = said.next().and_then(|text| std::str::from_utf8(text.trim_ascii()).ok());
+        // Some add the port.
+        let address = text.and_then(|text| {
+            text.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()))
+        });
+        let Some(address) = address else { break };
+        client = address.to_canonical();
+    }
+    client
 }
 
 fn is_forwarding(name: &str) -> bool {

@@ -1,12 +1,17 @@
 //! The request's way: path, route, authenticate, authorize, forward.
 
 mod authenticate;
+mod authority;
 mod authorize;
 pub mod config;
 mod cors;
+mod exchange;
 mod grpc;
+mod head;
 mod headers;
 pub mod path;
+pub mod rate;
+mod readings;
 mod reject;
 mod route;
 mod streams;
@@ -21,33 +26,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::{
     authenticate::Authenticator,
-    authorize::{Permit, authorize},
-    config::{Config, Route},
+    authorize::authorize,
+    config::{Config, Oddities, Route},
     headers::Reserved,
+    path::Ambiguous,
+    rate::RateLimits,
+    readings::Path,
     reject::Rejection,
-    streams::{Streams, Watched},
-    upstream::{Care, Forwarder, Handshaken, Patience, Upstream},
+    streams::Streams,
+    upstream::{Care, Forwarder, Patience, Upstream},
     websocket::Handshake,
 };
 use crate::{
     clock::Clock,
-    http::{Body, HeadFault, Peer, RequestBody},
+    http::{Body, Peer, RequestBody},
     revocation::Revocations,
     telemetry::{Decision, Metrics, Outcome, Recorder, log},
     token::{cache::TokenCache, verify::Verifier},
 };
 
-/// What all workers of a gateway share; none of it changes while it serves.
+/// What all workers of a gateway share; none of it changes while it serves, but for what is counted.
 pub struct Gateway {
     config: Config,
     reserved: Arc<Reserved>,
+    /// What any route allows of paths with several readings.
+    allow_paths: Oddities,
+    rates: RateLimits,
     upstreams: Vec<Arc<Upstream>>,
     _care: Care,
     verifier: Arc<Verifier>,
@@ -76,18 +87,34 @@ impl Gateway {
         log: log::Requests,
     ) -> Self {
         let reserved = Arc::new(Reserved::new(&config.routes));
+        let allow_paths = config.routes.iter().fold(Oddities::default(), |all, route| all.or(route.allow_paths));
+        let rates = RateLimits::new(&config.routes);
         let (upstreams, care) = upstream::start(&config.upstreams, demo, &metrics);
+        let verifier = Arc::new(verifier);
         Self {
             config,
             reserved,
+            allow_paths,
+            rates,
             upstreams,
             _care: care,
-            verifier: Arc::new(verifier),
+            verifier,
             revocations,
             clock,
             metrics,
             log,
         }
+    }
+
+    /// Whether it limits how many requests come through, so that [`Gateway::prune`] has something to do.
+    pub fn limits_rates(&self) -> bool {
+        !self.rates.is_empty()
+    }
+
+    /// Forgets clients that have not asked for so long that their allowance is whole. For whoever has the time: a worker
+    /// has not.
+    pub fn prune(&self) {
+        self.rates.prune();
     }
 
     /// What one worker needs of its own. Must be called on the worker's thread, within its runtime.
@@ -172,6 +199,7 @@ impl Worker {
         // Kept for the answer, since the request itself goes upstream.
         let accept = request.headers().get(header::ACCEPT).cloned();
         let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+        let has_body = !request.body().is_end_stream() && request.version() < Version::HTTP_2;
         let mut status = None;
         let passed = self.pass(request, is_grpc, peer, started, &mut trail).await;
         let (mut response, decision, reason) = match passed {
@@ -179,9 +207,14 @@ impl Worker {
             Ok(response) => (response, Decision::Allowed, "ok"),
             Err(rejection) => {
                 let decision = if rejection.after_decision() { Decision::Allowed } else { Decision::Denied };
-                let response = rejection.response(&self.gateway.config.realm, accept.as_ref());
+                let mut response = rejection.response(&self.gateway.config.realm, accept.as_ref());
                 status = Some(response.status());
-                let response = if is_grpc { grpc::refusal(&response, rejection.description()) } else { response };
+                if is_grpc {
+                    response = grpc::refusal(&response, rejection.description());
+                } else if has_body && decision == Decision::Denied {
+                    // Nobody has read the body, and what follows an answer must not be taken for the next request.
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
                 (response, decision, rejection.reason())
             }
         };
@@ -207,94 +240,60 @@ impl Worker {
         started: Instant,
         trail: &mut Trail,
     ) -> Result<Response<Body>, Rejection> {
-        let routes = &self.gateway.config.routes;
-        if let Some(fault) = request.extensions().get::<HeadFault>() {
-            return Err(Rejection::BadHead(*fault));
-        }
+        let gateway = &*self.gateway;
         let websocket = Handshake::of(&request).map_err(|_| Rejection::BadHandshake)?;
-        if *request.method() == Method::CONNECT && websocket.is_none() || request.uri().path().is_empty() {
-            return Err(Rejection::BadTarget);
-        }
-        let host = route::host(&request).map_err(|_| Rejection::BadHost)?;
-        let path = path::decode(request.uri().path()).map_err(Rejection::AmbiguousPath)?;
+        let named = head::read(&request, &gateway.reserved, websocket.is_some())?;
+        let host = authority::host(&request).map_err(|_| Rejection::BadHost)?;
+        let path = readings::read(request.uri().path(), gateway.allow_paths).map_err(Rejection::AmbiguousPath)?;
         if let Some(response) = self.preflight(&request, &host, &path, trail) {
             return Ok(response);
         }
         // However it is asked for, a WebSocket is something that one gets.
         let method = if websocket.is_some() { &Method::GET } else { request.method() };
-        let (index, route) = route::find(routes, &host, &path, method).ok_or(Rejection::NoRoute)?;
+        let found = self.route(&host, &path, method).map_err(Rejection::AmbiguousPath)?;
+        let (index, route) = found.ok_or(Rejection::NoRoute)?;
         drop(path);
         trail.route = Some(index);
         if route.cors.is_some() {
             trail.origin = request.headers().get(header::ORIGIN).cloned();
         }
+        let proxies = &gateway.config.trusted_proxies;
+        let address = |headers: &HeaderMap| headers::client_address(headers, peer, proxies);
+        gateway.rates.count_anonymous(index, || address(request.headers())).map_err(Rejection::RateLimited)?;
         let mut uri = std::mem::take(request.uri_mut());
         let identity = self.authenticator.authenticate(route, request.headers(), &mut uri, &self.recorder)?;
+        let who = identity.as_deref().map(|verified| &verified.identity);
+        gateway.rates.count_identified(index, who, || address(request.headers())).map_err(Rejection::RateLimited)?;
         *request.uri_mut() = uri;
         let permit = authorize(route, identity).map_err(|denial| Rejection::Denied(denial, route.scopes.clone()))?;
         let decided = Instant::now();
         self.recorder.decided(started, decided);
-        let (version, trusted) = (request.version(), is_trusted(&self.gateway.config.trusted_proxies, peer));
-        headers::to_upstream(request.headers_mut(), version, &self.gateway.reserved, peer, trusted, &permit);
-        let answer = match websocket {
-            None => self.exchange(&permit, request, is_grpc, decided).await?,
-            Some(handshake) => self.connect(&permit, request, &handshake, decided).await?,
+        let outgrown = match route.max_body_bytes {
+            Some(bytes) if !request.body().is_end_stream() => {
+                Some(request.body_mut().bound(bytes).ok_or(Rejection::BodyTooLarge)?)
+            }
+            Some(_) | None => None,
         };
+        let (version, trusted) = (request.version(), is_trusted(proxies, peer));
+        headers::to_upstream(request.headers_mut(), named, version, &gateway.reserved, peer, trusted, &permit);
+        let answer = match websocket {
+            None => self.exchange(&permit, request, is_grpc, decided).await,
+            Some(handshake) => self.connect(&permit, request, &handshake, decided).await,
+        };
+        let answer = answer.map_err(|rejection| match outgrown {
+            Some(outgrown) if outgrown.get() => Rejection::BodyTooLarge,
+            Some(_) | None => rejection,
+        })?;
         let answered = Instant::now();
         trail.ended = Some(answered);
         self.recorder.upstream_answered(route.upstream, answered - decided);
         Ok(answer)
     }
 
-    /// Sends a request to its upstream; answers what that says.
-    async fn exchange(
-        &self,
-        permit: &Permit<'_>,
-        request: Request<RequestBody>,
-        is_grpc: bool,
-        decided: Instant,
-    ) -> Result<Response<Body>, Rejection> {
-        let forwarder = &self.forwarders[permit.route().upstream];
-        let is_upload = streams::is_long(&request.body().size_hint());
-        let watched = if is_upload { self.watch(permit) } else { None };
-        let answer = match &watched {
-            None => forwarder.forward(permit, request, decided).await,
-            Some(watched) => {
-                // Boxed: few are long, and the others need not have room for this.
-                let exchange = Box::pin(forwarder.forward(permit, request, decided));
-                watched.run(exchange).await.map_err(|ending| Rejection::Token(ending.into()))?
-            }
-        };
-        let answer = answer.map_err(Rejection::Upstream)?;
-        if !streams::is_long(&answer.body().size_hint()) {
-            return Ok(answer);
-        }
-        Ok(match watched.or_else(|| self.watch(permit)) {
-            Some(watched) => answer.map(|body| streams::guard(body, watched, is_grpc)),
-            None => answer,
-        })
-    }
-
-    /// Opens a WebSocket to the upstream, if that agrees.
-    async fn connect(
-        self: &Rc<Self>,
-        permit: &Permit<'_>,
-        request: Request<RequestBody>,
-        handshake: &Handshake,
-        decided: Instant,
-    ) -> Result<Response<Body>, Rejection> {
-        let opening = Box::pin(self.forwarders[permit.route().upstream].open_tunnel(permit, request, decided));
-        Ok(match opening.await.map_err(Rejection::Upstream)? {
-            Handshaken::Tunnel(head, upstream) => {
-                handshake.answer(&head.headers, tunnel::tunnel(self.clone(), upstream, self.watch(permit)))
-            }
-            Handshaken::Refused(response) => response,
-        })
-    }
-
-    /// A watch over what the permit has begun, if its route wants one.
-    fn watch(&self, permit: &Permit<'_>) -> Option<Watched> {
-        self.streams.watch(permit.route().close_streams, permit.verified()?)
+    /// The route that every reading of a path leads to, with its index.
+    fn route(&self, host: &str, path: &Path<'_>, method: &Method) -> Result<Option<(usize, &Route)>, Ambiguous> {
+        let routes = &self.gateway.config.routes;
+        path.resolve(|reading| route::find(routes, host, reading, method), |route| route.allow_paths)
     }
 
     /// The answer to a CORS preflight, if the route it asks about has a rule. It never reaches the upstream.
@@ -302,11 +301,11 @@ impl Worker {
         &self,
         request: &Request<RequestBody>,
         host: &str,
-        path: &str,
+        path: &Path<'_>,
         trail: &mut Trail,
     ) -> Option<Response<Body>> {
         let method = cors::preflight_method(request)?;
-        let (index, Route { cors, .. }) = route::find(&self.gateway.config.routes, host, path, &method)?;
+        let (index, Route { cors, .. }) = self.route(host, path, &method).ok()??;
         let rule = cors.as_ref()?;
         *trail = Trail { route: Some(index), answered: true, ..Trail::default() };
         Some(cors::preflight(rule, request.headers().get(header::ORIGIN)))

@@ -114,7 +114,8 @@ fn percent_decode(raw: &[u8]) -> Result<String, Ambiguous> {
     String::from_utf8(decoded).map_err(|_| Ambiguous::NotUtf8)
 }
 
-fn hex_pair(text: &[u8]) -> Option<u8> {
+/// The byte that two hexadecimal digits at the front of `text` stand for.
+pub(super) fn hex_pair(text: &[u8]) -> Option<u8> {
     let digit = |n: usize| char::from(*text.get(n)?).to_digit(16).map(|d| d as u8);
     Some(digit(0)? << 4 | digit(1)?)
 }

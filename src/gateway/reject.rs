@@ -1,6 +1,8 @@
 //! Every way in which a request can end here, and what the client is told: one exhaustive map from reason to answer.
 //! The reason goes to the log and the metric; the client learns what it needs to do better, and nothing about keys.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
@@ -22,10 +24,18 @@ pub(super) enum Rejection {
     BadHandshake,
     /// CONNECT, `*`, or a target that is no path.
     BadTarget,
+    /// The body's length is said in more than one way.
+    BadFraming,
+    /// `Connection` names a header that more than the connection depends on.
+    BadConnection,
     /// The path has more than one reading.
     AmbiguousPath(Ambiguous),
     /// No route matches.
     NoRoute,
+    /// A limit of the route is used up; for so long.
+    RateLimited(Duration),
+    /// The body is larger than the route takes.
+    BodyTooLarge,
     /// The route needs a token, and there is none.
     NoToken,
     /// `Authorization` is of another scheme than Bearer.
@@ -52,15 +62,19 @@ impl Rejection {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::BadHead(HeadFault::BareLf) => "bare_lf",
-            Self::BadHead(HeadFault::Length) => "content_length_ambiguous",
-            Self::BadHead(HeadFault::Coding) => "transfer_encoding_ambiguous",
+            Self::BadHead(HeadFault::Length | HeadFault::Coding) => "framing_bad",
+            Self::BadHead(HeadFault::Fragment) => "target_bad",
             Self::BadHead(HeadFault::Pipelined) => "pipelined_after_chunks",
             Self::BadHead(HeadFault::TooMany) => "headers_too_many",
             Self::BadHost => "host_bad",
             Self::BadHandshake => "websocket_bad",
             Self::BadTarget => "target_bad",
+            Self::BadFraming => "framing_bad",
+            Self::BadConnection => "connection_header_bad",
             Self::AmbiguousPath(_) => "path_ambiguous",
             Self::NoRoute => "no_route",
+            Self::RateLimited(_) => "rate_limited",
+            Self::BodyTooLarge => "body_too_large",
             Self::NoToken => "no_token",
             Self::NotBearer => "not_bearer",
             Self::TwoTokens => "two_tokens",
@@ -95,6 +109,7 @@ impl Rejection {
                 HeadFault::BareLf => invalid_request("A line of the request's head ends without a carriage return."),
                 HeadFault::Length => invalid_request("The request's Content-Length is not one plain number."),
                 HeadFault::Coding => invalid_request("The request's body has more than one length."),
+                HeadFault::Fragment => invalid_request("The request target holds a fragment."),
                 HeadFault::Pipelined => invalid_request("The request was sent before the answer to the one before it."),
                 HeadFault::TooMany => answer(
                     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -109,8 +124,20 @@ impl Rejection {
                 invalid_request("The request for a WebSocket has no key, or more than one, or a body.")
             }
             Self::BadTarget => invalid_request("The request target is not a path."),
+            Self::BadFraming => invalid_request("The length of the request's body is said in more than one way."),
+            Self::BadConnection => {
+                invalid_request("The Connection header names a header that is not the connection's.")
+            }
             Self::AmbiguousPath(why) => invalid_request(why.description()),
             Self::NoRoute => answer(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address."),
+            Self::RateLimited(_) => answer(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_requests",
+                "There were too many requests; wait a while.",
+            ),
+            Self::BodyTooLarge => {
+                answer(StatusCode::PAYLOAD_TOO_LARGE, "content_too_large", "The request's body is too large.")
+            }
             Self::NoToken | Self::Denied(Denial::Anonymous, _) => no_token,
             Self::NotBearer => Answer { description: "This needs an access token, by the Bearer scheme.", ..no_token },
             Self::TwoTokens => invalid_request("The request carries more than one access token."),
@@ -187,11 +214,13 @@ impl Rejection {
             | Self::BadHandshake
             | Self::BadHost
             | Self::BadTarget
+            | Self::BadFraming
+            | Self::BadConnection
             | Self::AmbiguousPath(_)
             | Self::NoRoute
-            | Self::Upstream(_) => {
-                return None;
-            }
+            | Self::RateLimited(_)
+            | Self::BodyTooLarge
+            | Self::Upstream(_) => return None,
         };
         // Realm and scopes were checked for quotes when the configuration was read.
         HeaderValue::try_from(text).ok()
@@ -215,6 +244,10 @@ impl Rejection {
         }
         if let Some(challenge) = self.challenge(realm, &answer) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Self::RateLimited(wait) = self {
+            // Rounded up: who comes a moment too early has come in vain.
+            headers.insert(header::RETRY_AFTER, (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).into());
         }
         response
     }

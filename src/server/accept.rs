@@ -5,6 +5,7 @@
 //! stays with the worker that accepted it, as half of all do with two, crosses no thread.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,9 +13,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, mpsc, watch},
+};
 
 use super::{
+    address::Addresses,
     bind::{Accepting, Bound},
     worker::{Accepted, Place, Stream},
 };
@@ -46,6 +51,8 @@ pub(super) struct Acceptor {
     pub(super) home: usize,
     /// How many connections there may be, over all listeners.
     pub(super) places: Arc<Semaphore>,
+    /// How many of them may be from one address.
+    pub(super) addresses: Addresses,
     pub(super) metrics: Metrics,
     /// Turns when nothing more is to be accepted.
     pub(super) stopped: watch::Receiver<bool>,
@@ -54,46 +61,55 @@ pub(super) struct Acceptor {
 impl Acceptor {
     /// Accepts until it is told to stop.
     pub(super) async fn run(self) {
-        let Self { listener, desks, home, places, metrics, mut stopped } = self;
+        let Self { listener, desks, home, places, addresses, metrics, mut stopped } = self;
         let listener = match listener.accepting() {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a listener cannot be waited for"),
         };
+        let accepting = async {
+            loop {
+                let (stream, address) = next(&listener).await;
+                let Some(counted) = addresses.enter(address.ip()) else {
+                    // Closed at once, and before it could take a place from others.
+                    metrics.connection_refused(&listener.name, "per_address");
+                    continue;
+                };
+                // The connection first, then its place: an acceptor that held a place while nobody came would keep it from the
+                // other listeners. With none left this one waits here, and those behind it in the kernel's queue.
+                let Ok(permit) = places.clone().acquire_owned().await else { return };
+                let load = |n: &usize| (desks[*n].load.load(Ordering::Relaxed), *n != home);
+                let Some(least) = (0..desks.len()).min_by_key(load) else { return };
+                let desk = &desks[least];
+                let stream =
+                    if least == home { Ok(Stream::Here(stream)) } else { stream.into_std().map(Stream::Elsewhere) };
+                let Ok(stream) = stream else { continue };
+                desk.load.fetch_add(1, Ordering::Relaxed);
+                let place = Place {
+                    _permit: permit,
+                    _counted: counted,
+                    _open: metrics.connection(&listener.name),
+                    load: desk.load.clone(),
+                };
+                let accepted = Accepted { stream, address, tls: listener.tls.clone(), issuer: listener.issuer, place };
+                // A worker that has gone takes the connection with it.
+                let _ = desk.arrivals.send(accepted);
+            }
+        };
         tokio::select! {
-            () = accept(&listener, &desks, home, &places, &metrics) => {}
+            () = accepting => {}
             _ = stopped.changed() => {}
         }
     }
 }
 
-async fn accept(listener: &Accepting, desks: &[Desk], home: usize, places: &Arc<Semaphore>, metrics: &Metrics) {
+async fn next(listener: &Accepting) -> (TcpStream, SocketAddr) {
     loop {
-        // The connection first, then its place: an acceptor that held a place while nobody came would keep it from the other
-        // listeners. With none left this one waits here, and those behind it in the kernel's queue.
-        let (stream, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::error!(listener = %listener.name, %error, "cannot accept a connection");
                 tokio::time::sleep(PAUSE).await;
-                continue;
             }
-        };
-        let Ok(permit) = places.clone().acquire_owned().await else { return };
-        let load = |n: &usize| (desks[*n].load.load(Ordering::Relaxed), *n != home);
-        let Some(least) = (0..desks.len()).min_by_key(load) else { return };
-        // It leaves this runtime for another's, or stays where it is.
-        let stream = match least == home {
-            true => Stream::Here(stream),
-            false => match stream.into_std() {
-                Ok(stream) => Stream::Elsewhere(stream),
-                Err(_) => continue,
-            },
-        };
-        let desk = &desks[least];
-        desk.load.fetch_add(1, Ordering::Relaxed);
-        let place = Place { _permit: permit, _open: metrics.connection(&listener.name), load: desk.load.clone() };
-        let accepted = Accepted { stream, address, tls: listener.tls.clone(), issuer: listener.issuer, place };
-        // A worker that has gone takes the connection with it.
-        let _ = desk.arrivals.send(accepted);
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 use super::config::Listener;
 
 /// A listener that is bound.
@@ -65,10 +67,23 @@ pub fn bind_address(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Bi
         }
         _ => BindError::Refused { address, cause },
     };
-    let socket = TcpListener::bind(address).map_err(refused)?;
-    socket.set_nonblocking(true).map_err(refused)?;
+    let socket = listen(address).map_err(refused)?;
     let real = socket.local_addr().map_err(refused)?;
     Ok((socket, real))
+}
+
+/// So many connections may wait to be accepted, if the system lets them (`net.core.somaxconn`). The standard library's
+/// 128 are gone in a moment at the edge, and who finds no room tries again a second later.
+const BACKLOG: i32 = 4096;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // As the standard library does: a restart need not wait for connections that are long closed.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 impl Bound {

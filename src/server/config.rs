@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
+
 /// The data plane's listeners.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -11,6 +13,8 @@ pub struct Config {
     pub workers: usize,
     /// What a client may ask of us.
     pub limits: Limits,
+    /// Peers that many clients come through: their connections are not counted by address.
+    pub proxies: Vec<IpNet>,
     /// How long the process goes on as before after it was told to stop (a load balancer is still sending).
     pub drain_delay: Duration,
     /// How long requests in flight may take to end after that.
@@ -35,6 +39,8 @@ pub struct Listener {
 pub struct Limits {
     /// Connections served at one time, over all listeners; further ones wait until one ends.
     pub max_connections: usize,
+    /// The same for one address (an IPv6 address counts for its /64); further ones are closed. `None`: as many as there are.
+    pub max_connections_per_address: Option<usize>,
     /// Request line and header fields together, 8 KiB - 1 MiB.
     pub max_header_bytes: usize,
     /// Header fields of a request, 10 - 1000.

@@ -190,9 +190,15 @@ impl Head {
 
     /// Whether an empty line ends the head. Before the first line of a request it is none of it (RFC 9112 §2.2).
     fn ends(&mut self, line: &[u8]) -> bool {
-        let ends = self.begun && line.is_empty();
-        self.begun |= !line.is_empty();
-        ends
+        if !self.begun && !line.is_empty() {
+            self.begun = true;
+            // The line of the target, of which hyper's type forgets this part.
+            if line.contains(&b'#') {
+                self.fault = self.fault.or(Some(HeadFault::Fragment));
+            }
+            return false;
+        }
+        line.is_empty() && self.begun
     }
 }
 

@@ -60,12 +60,13 @@ where
         match Box::pin(serve_until_idle(stream, &heads, &peer, &context)).await {
             Ended::Closed(None) => return,
             Ended::Closed(Some(mut stream)) => {
+                context.watch.leaves_http();
                 let _ = timeout(LINGER, read_away(&mut stream)).await;
                 return;
             }
             Ended::Idle(parked) => stream = parked,
             Ended::Tunnel(stream, read, tunnel) => {
-                context.watch.tunnels();
+                context.watch.leaves_http();
                 return tunnel(Box::new(Rewound::new(read, stream))).await;
             }
         }

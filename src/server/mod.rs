@@ -1,6 +1,7 @@
 //! Listeners, TLS, connections, workers, drain. It is handed a service and knows neither gateway nor issuer.
 
 mod accept;
+mod address;
 mod bind;
 pub mod config;
 mod connection;
@@ -31,6 +32,7 @@ use tokio::sync::{Semaphore, watch as signal};
 pub use self::bind::{BindError, Bound, bind, bind_address, in_the_way};
 use self::{
     accept::{Acceptor, Desk},
+    address::Addresses,
     config::Config,
     worker::Worker,
 };
@@ -65,12 +67,14 @@ where
     let (desks, arrivals): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| Desk::new()).unzip();
     let mut shares: Vec<Vec<Acceptor>> = arrivals.iter().map(|_| Vec::new()).collect();
     let places = Arc::new(Semaphore::new(config.limits.max_connections));
+    let addresses = Addresses::new(config.limits.max_connections_per_address, &config.proxies);
     for (n, listener) in listeners.into_iter().enumerate() {
         shares[n % config.workers].push(Acceptor {
             listener,
             desks: desks.clone(),
             home: n % config.workers,
             places: places.clone(),
+            addresses: addresses.clone(),
             metrics: metrics.clone(),
             stopped: stopped.clone(),
         });

@@ -30,8 +30,8 @@ enum Phase {
     Serving,
     /// A response is sent, and no further request has begun.
     KeptAlive,
-    /// It carries bytes that are no HTTP.
-    Tunnel,
+    /// It carries bytes that are no HTTP; whoever reads them has deadlines of their own.
+    Other,
 }
 
 /// How long a kept connection waits before its buffers are given up.
@@ -136,7 +136,7 @@ impl Watch {
             // The first bytes of a head start its clock; the first head's has run since accept.
             Phase::Fresh => self.phase.set(Phase::ReadingHead),
             Phase::KeptAlive => self.enter(Phase::ReadingHead),
-            Phase::Handshake | Phase::ReadingHead | Phase::Serving | Phase::Tunnel => {}
+            Phase::Handshake | Phase::ReadingHead | Phase::Serving | Phase::Other => {}
         }
     }
 
@@ -150,9 +150,9 @@ impl Watch {
         self.enter(Phase::KeptAlive);
     }
 
-    /// The connection is no longer one of requests.
-    pub(super) fn tunnels(&self) {
-        self.enter(Phase::Tunnel);
+    /// What it carries from here on is no HTTP: a tunnel, or what nobody will read.
+    pub(super) fn leaves_http(&self) {
+        self.enter(Phase::Other);
     }
 
     /// A write went through, or did not.
@@ -230,7 +230,7 @@ impl Watch {
                 let late: Vec<_> = late.collect();
                 return (!late.is_empty()).then_some(Finding::EndStreams(late));
             }
-            Phase::Tunnel => return None,
+            Phase::Other => return None,
             // It waits for the client to read the end of an answer, not for a request.
             Phase::KeptAlive if self.write_blocked.get().is_some() => return None,
             Phase::Handshake => (limits.tls_handshake_timeout, "handshake_timeout"),

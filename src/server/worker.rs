@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     Handler, Heartbeat,
     accept::Acceptor,
+    address::Counted,
     config::Limits,
     connection::{self, Connection, Context},
     watch::{Finding, Watch},
@@ -41,7 +42,7 @@ pub(super) struct Accepted {
     pub(super) address: SocketAddr,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) issuer: bool,
-    /// Its place among all connections, its count among the worker's and in the metrics; given back when it ends.
+    /// Its place among all connections, its count by address, its count among the worker's and in the metrics; given back when it ends.
     pub(super) place: Place,
 }
 
@@ -56,6 +57,7 @@ pub(super) enum Stream {
 /// What a connection occupies for as long as it is open.
 pub(super) struct Place {
     pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _counted: Counted,
     pub(super) _open: OpenConnection,
     pub(super) load: Arc<AtomicUsize>,
 }

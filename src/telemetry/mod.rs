@@ -43,6 +43,7 @@ struct Series {
     upstream_retries: IntCounterVec,
     upstream_queue: IntGaugeVec,
     upstream_rejections: IntCounterVec,
+    connections_refused: IntCounterVec,
     revocation_entries: IntGaugeVec,
     revocations: IntCounterVec,
     grants: IntCounterVec,
@@ -178,6 +179,11 @@ impl Metrics {
                 "Requests refused for too many at their upstream, by reason.",
                 &["upstream", "reason"],
             )?,
+            connections_refused: add.counters(
+                "sidegate_connections_refused_total",
+                "Client connections closed as soon as they were accepted, by listener and reason.",
+                &["listener", "reason"],
+            )?,
             revocation_entries: add.gauges(
                 "sidegate_revocation_entries",
                 "Live entries of the access-token revocation table.",
@@ -236,6 +242,11 @@ impl Metrics {
     /// Sidegate reset one request of an HTTP/2 connection. `cause`: `body_timeout`, `write_timeout`.
     pub fn stream_reset(&self, cause: &'static str) {
         self.0.streams_reset.with_label_values(&[cause]).inc();
+    }
+
+    /// A client connection was closed as soon as it was accepted. `reason`: `per_address`.
+    pub fn connection_refused(&self, listener: &str, reason: &'static str) {
+        self.0.connections_refused.with_label_values(&[listener, reason]).inc();
     }
 
     /// A token endpoint request has been answered. `grant` is a grant type or `unknown`; `result` is `ok` or the OAuth

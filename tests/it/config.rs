@@ -1,5 +1,7 @@
 //! The configuration: what is wrong with a file is said all at once, in its place, and without a secret.
 
+mod reading;
+
 use std::{
     fs::{self, Permissions},
     io::Write as _,

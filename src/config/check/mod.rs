@@ -9,6 +9,7 @@ mod keys;
 mod listener;
 mod pattern;
 mod provider;
+mod rate;
 mod route;
 mod tls;
 mod upstream;
@@ -18,26 +19,34 @@ mod values;
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
-use values::{HOUR, count, duration, size, word};
+use values::{HOUR, bound, count, duration, size, word};
 
 use super::{Config, path::Path, raw, report::Report};
 use crate::{admin, gateway, server, telemetry::log};
 
 /// Checks everything, in the order in which names are needed. `None` only when a fault has been reported.
-pub(super) fn config(report: &mut Report, raw: raw::Config) -> Option<Config> {
+pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config> {
     let root = Path::default();
     let local_audiences = provider::local_audiences(&raw.providers);
     let (issuer, facts) = issuer::check(report, &root.key("issuer"), raw.issuer, local_audiences);
     let (upstreams, upstream_names) = upstream::check_all(report, &root.key("upstreams"), raw.upstreams);
     let (providers, provider_names) = provider::check_all(report, &root.key("providers"), raw.providers, &facts);
-    let bounds = (raw.workers, raw.limits, raw.shutdown);
-    let (server, admin) = server(report, &root, raw.listeners, raw.admin, bounds, &facts);
-    let names = route::Names { upstreams: upstream_names, providers: provider_names, audiences: audiences(&providers) };
-    let routes = route::check_all(report, &root.key("routes"), raw.routes, &names, facts.present);
     let trusted_proxies = trusted_proxies(report, &root.key("trusted_proxies"), raw.trusted_proxies);
+    let max_body_bytes = raw.limits.as_mut().and_then(|limits| limits.0.max_body_bytes.take());
+    let max_body_bytes = bound(report, &root.key("limits").key("max_body_bytes"), max_body_bytes, None);
+    let bounds = (raw.workers, raw.limits, raw.shutdown, trusted_proxies.clone());
+    let (server, admin) = server(report, &root, raw.listeners, raw.admin, bounds, &facts);
+    let names = route::Names {
+        upstreams: upstream_names,
+        providers: provider_names,
+        audiences: audiences(&providers),
+        max_body_bytes: max_body_bytes.flatten(),
+    };
+    let routes = route::check_all(report, &root.key("routes"), raw.routes, &names, facts.present);
     let tokens = tokens(report, &root.key("tokens"), raw.tokens);
     let log = log(report, &root.key("log"), raw.log);
     let (max_token_bytes, token_cache_bytes, realm) = tokens?;
+    max_body_bytes?;
     Some(Config {
         server: server?,
         gateway: gateway::config::Config {
@@ -67,14 +76,14 @@ fn all<T>(list: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
     list.into_iter().collect()
 }
 
-type Bounds = (Option<raw::Scalar>, raw::Section<raw::Limits>, raw::Section<raw::Shutdown>);
+type Bounds = (Option<raw::Scalar>, raw::Section<raw::Limits>, raw::Section<raw::Shutdown>, Option<Vec<IpNet>>);
 
 fn server(
     report: &mut Report,
     root: &Path,
     listeners: raw::List<raw::Mapping<raw::Listener>>,
     admin: raw::Section<raw::Admin>,
-    (workers, limits_raw, shutdown): Bounds,
+    (workers, limits_raw, shutdown, proxies): Bounds,
     facts: &issuer::Facts,
 ) -> (Option<server::config::Config>, Option<admin::Config>) {
     let (listeners, admin) = listener::check_all(report, root, listeners, admin, facts);
@@ -91,6 +100,7 @@ fn server(
             listeners: listeners?,
             workers: workers?,
             limits: limits?,
+            proxies: proxies?,
             drain_delay: delay?,
             drain_timeout: timeout?,
         })
@@ -101,6 +111,9 @@ fn server(
 fn limits(report: &mut Report, at: &Path, raw: raw::Section<raw::Limits>) -> Option<server::config::Limits> {
     let raw = raw.map(|section| section.0).unwrap_or_default();
     let max_connections = count(report, &at.key("max_connections"), raw.max_connections, 10_000, 1..=1_000_000);
+    let at_address = at.key("max_connections_per_address");
+    let per_address =
+        raw.max_connections_per_address.map(|raw| count(report, &at_address, Some(raw), 1, 1..=1_000_000));
     let max_header_bytes = size(report, &at.key("max_header_bytes"), raw.max_header_bytes, 64 << 10, 8 << 10..=1 << 20);
     let max_headers = count(report, &at.key("max_headers"), raw.max_headers, 100, 10..=1000);
     let max_streams = count(report, &at.key("max_streams"), raw.max_streams, 100, 1..=10_000);
@@ -113,6 +126,10 @@ fn limits(report: &mut Report, at: &Path, raw: raw::Section<raw::Limits>) -> Opt
     let keep_alive_timeout = deadline("keep_alive_timeout", raw.keep_alive_timeout, 75);
     Some(server::config::Limits {
         max_connections: max_connections?,
+        max_connections_per_address: match per_address {
+            Some(most) => Some(most?),
+            None => None,
+        },
         max_header_bytes: max_header_bytes?,
         max_headers: max_headers?,
         max_streams: u32::try_from(max_streams?).ok()?,

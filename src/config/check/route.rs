@@ -2,19 +2,21 @@
 
 use std::collections::HashSet;
 
-use super::{claims, cors, pattern, provider::audience_list, values, values::word};
+use super::{all, claims, cors, pattern, provider::audience_list, rate, values, values::word};
 use crate::{
     config::{error::quote, path::Path, raw, report::Report},
-    gateway::config::{Auth, CloseStreams, Route},
+    gateway::config::{Auth, CloseStreams, Oddities, Oddity, Route},
     types::{Audience, Scopes, is_scope_token},
 };
 
-/// What routes refer to.
+/// What routes refer to, and what holds for all that do not say otherwise.
 pub(super) struct Names {
     pub(super) upstreams: values::Names,
     pub(super) providers: values::Names,
     /// Each provider's audiences, where they are known.
     pub(super) audiences: Vec<Option<Vec<Audience>>>,
+    /// How large a request's body may be.
+    pub(super) max_body_bytes: Option<u64>,
 }
 
 /// Checks all routes, and what they leave unused.
@@ -90,6 +92,9 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
     let close_streams = word(report, &at_streams, raw.close_streams.as_deref(), CloseStreams::OnRevocation, &rules);
     let methods = matched.as_ref().and_then(|(.., methods)| methods.as_deref());
     let cors = raw.cors.map(|raw::Mapping(raw)| cors::check(report, &at.key("cors"), raw, methods));
+    let allow_paths = oddities(report, &at.key("allow_paths"), raw.allow_paths);
+    let max_body_bytes = values::bound(report, &at.key("max_body_bytes"), raw.max_body_bytes, names.max_body_bytes);
+    let rate_limits = rate::limits(report, at, raw.rate_limit, raw.rate_limits, auth);
     let upstream = report.required(at, "upstream", raw.upstream, "the name of one of `upstreams`");
     let upstream = upstream.and_then(|name| names.upstreams.find(report, &at.key("upstream"), &name));
     let (path, hosts, methods) = matched?;
@@ -98,6 +103,7 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
         hosts: hosts?,
         path: path?,
         methods: methods?,
+        allow_paths: allow_paths?,
         auth: auth?,
         providers: providers?,
         audiences: audiences?,
@@ -111,6 +117,8 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
             Some(cors) => Some(cors?),
             None => None,
         },
+        max_body_bytes: max_body_bytes?,
+        rate_limits: rate_limits?,
         upstream: upstream?,
     })
 }
@@ -200,6 +208,19 @@ pub(super) fn scopes(report: &mut Report, at: &Path, raw: raw::List<String>) -> 
             .refuse(path, "not a scope: printable ASCII without spaces, quotes and backslashes (RFC 6749 §3.3)");
     }
     Some(Scopes::from_values(items.iter().map(|(_, scope)| scope.as_str())))
+}
+
+fn oddities(report: &mut Report, at: &Path, raw: raw::List<String>) -> Option<Oddities> {
+    let known = [
+        ("encoded_slash", Oddity::EncodedSlash),
+        ("empty_segment", Oddity::EmptySegment),
+        ("semicolon", Oddity::Semicolon),
+        ("backslash", Oddity::Backslash),
+        ("double_encoding", Oddity::DoubleEncoding),
+    ];
+    let items = report.items(at, raw);
+    let list = all(items.iter().map(|(path, text)| word(report, path, Some(text), Oddity::EncodedSlash, &known)));
+    list.map(|list| list.into_iter().collect())
 }
 
 /// An earlier route takes all that this one could.

@@ -58,6 +58,22 @@ pub(super) fn size(
     within(report, path, found, range, |bytes| show(bytes, &SIZES)).and_then(|bytes| usize::try_from(bytes).ok())
 }
 
+/// A size that bounds something, or `none`; may be left out.
+pub(super) fn bound(
+    report: &mut Report,
+    path: &Path,
+    raw: Option<Scalar>,
+    default: Option<u64>,
+) -> Option<Option<u64>> {
+    let Some(Scalar(text)) = raw else { return Some(default) };
+    match units(&text, &SIZES, true) {
+        _ if text == "none" => Some(None),
+        // What is too large to count bounds nothing that could come.
+        Some(bytes) => Some(Some(bytes)),
+        None => report.refuse(path, "not a size; write none, 512B, 8KiB, 1MiB or a number of bytes"),
+    }
+}
+
 /// A count that may be left out.
 pub(super) fn count(
     report: &mut Report,

@@ -57,9 +57,11 @@ shapes! {
     }
     Limits {
         max_connections: Option<Scalar>,
+        max_connections_per_address: Option<Scalar>,
         max_header_bytes: Option<Scalar>,
         max_headers: Option<Scalar>,
         max_streams: Option<Scalar>,
+        max_body_bytes: Option<Scalar>,
         tls_handshake_timeout: Option<Scalar>,
         header_timeout: Option<Scalar>,
         body_timeout: Option<Scalar>,
@@ -142,6 +144,10 @@ shapes! {
         forward_token: Option<Flag>,
         legacy_query_token: Option<Flag>,
         close_streams: Option<String>,
+        allow_paths: List<String>,
+        max_body_bytes: Option<Scalar>,
+        rate_limit: Section<RateLimit>,
+        rate_limits: List<Mapping<RateLimit>>,
         cors: Section<Cors>,
         upstream: Option<String>,
     }
@@ -154,6 +160,12 @@ shapes! {
     Require {
         scopes: List<String>,
         claims: Option<serde_json::Map<String, Value>>,
+    }
+    RateLimit {
+        requests: Option<Scalar>,
+        per: Option<Scalar>,
+        burst: Option<Scalar>,
+        by: Option<String>,
     }
     ClaimHeader {
         claim: Option<String>,

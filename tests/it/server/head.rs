@@ -17,26 +17,14 @@ const AMBIGUOUS: &[(&str, &str)] = &[
     ("GET /x HTTP/1.1\nHost: h\n\n", "bare_lf"),
     ("POST /x HTTP/1.1\r\nHost: h\r\nX: y\nContent-Length: 3\r\n\r\nabc", "bare_lf"),
     ("\nGET /x HTTP/1.1\r\nHost: h\r\n\r\n", "bare_lf"),
-    ("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", "content_length_ambiguous"),
-    (
-        "POST /x HTTP/1.1\r\nHost: h\r\ncontent-length: 3\r\nX: y\r\nCONTENT-LENGTH: 3\r\n\r\nabc",
-        "content_length_ambiguous",
-    ),
-    (
-        "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "transfer_encoding_ambiguous",
-    ),
-    (
-        "POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
-        "transfer_encoding_ambiguous",
-    ),
-    (
-        "POST /x HTTP/1.1\r\nHost: h\r\ntransfer-encoding: chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n",
-        "transfer_encoding_ambiguous",
-    ),
+    ("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", "framing_bad"),
+    ("POST /x HTTP/1.1\r\nHost: h\r\ncontent-length: 3\r\nX: y\r\nCONTENT-LENGTH: 3\r\n\r\nabc", "framing_bad"),
+    ("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "framing_bad"),
+    ("POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", "framing_bad"),
+    ("POST /x HTTP/1.1\r\nHost: h\r\ntransfer-encoding: chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n", "framing_bad"),
     (
         "POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "transfer_encoding_ambiguous",
+        "framing_bad",
     ),
     ("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", ""),
 ];
