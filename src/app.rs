@@ -24,7 +24,7 @@ use crate::{
     http::{Body, HeadFault, Peer, RequestBody},
     issuer::{self, Endpoint, Issuer, MAX_FORM_BYTES},
     revocation::Revocations,
-    server::{self, BindError, Bound, Handler, Server},
+    server::{self, BindError, Bound, Handler, Server, tls::FileWatch},
     telemetry::{Decision, Metrics, Outcome, Recorder, log},
     token::{
         provider::KeySource,
@@ -151,6 +151,7 @@ impl App {
             let Err(error) = admin::serve(admin_socket, probes, scraped, move || pulse.slowest()).await;
             tracing::error!(%error, "the admin listener failed");
         });
+        background.spawn(FileWatch::new(&config.server.listeners, &metrics).run());
         if let Some(issuer) = issuer {
             background.spawn(async move {
                 loop {

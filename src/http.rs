@@ -6,12 +6,13 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,6 +28,19 @@ pub struct Peer {
     pub secure: bool,
     /// Whether the listener it came to answers the issuer's paths.
     pub issuer: bool,
+    /// The certificate it has shown, if its listener asks for one.
+    pub certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// A certificate whose key a client has proved to hold, and which one of its listener's CAs has signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Its subject in the words of RFC 4514, ready to be put into a header; `None` when it is empty or too long for one.
+    pub subject: Option<HeaderValue>,
+    /// The header in which the upstream is told the subject. No client can set it.
+    pub subject_header: HeaderName,
+    /// The SHA-256 of the certificate, which can bind a token to it (RFC 8705 §3.1, `x5t#S256`).
+    pub thumbprint: [u8; 32],
 }
 
 /// Whom an address stands for where clients are counted: an IPv4 address for itself, an IPv6 address for its /64, which is

@@ -1,7 +1,10 @@
-//! A socket that writes small things with one plain call.
+//! A socket that writes small things with one plain call, and files that are read whole.
 
 use std::{
-    io::{self, IoSlice},
+    fs::File,
+    io::{self, IoSlice, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -10,6 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use zeroize::Zeroizing;
 
 /// The most bytes that are copied together rather than written from where they lie.
 const SMALL: usize = 1024;
@@ -61,4 +65,50 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
+}
+
+/// A file's bytes, and whether everybody on the machine may read them.
+pub struct Contents {
+    /// The bytes, wiped when they are dropped: they may be a secret.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Whether everybody on the machine may read the file.
+    pub world_readable: bool,
+}
+
+impl Contents {
+    /// What to say of a file that holds a secret and was read from `path`, when everybody may read it.
+    ///
+    /// # Errors
+    /// When everybody may; names the file and the mend.
+    pub fn must_be_private(&self, path: &Path) -> Result<(), String> {
+        let path = path.display();
+        let message = || format!("{path} holds a secret and everybody on this machine may read it: chmod o-r {path}");
+        if self.world_readable { Err(message()) } else { Ok(()) }
+    }
+}
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// Says what is wrong with the file, without naming it.
+pub fn read_file(path: &Path, limit: u64) -> Result<Contents, String> {
+    let attempt = || -> io::Result<(Vec<u8>, bool)> {
+        let file = File::open(path)?;
+        // Of the file that was opened, whatever its name has come to mean since.
+        let mode = file.metadata()?.permissions().mode();
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        Ok((bytes, mode & 0o004 != 0))
+    };
+    let (bytes, world_readable) = attempt().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission to read it is denied".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => format!("it cannot be read: {error}"),
+    })?;
+    let bytes = Zeroizing::new(bytes);
+    if bytes.len() as u64 > limit {
+        return Err(format!("it is larger than {} KiB", limit >> 10));
+    }
+    Ok(Contents { bytes, world_readable })
 }

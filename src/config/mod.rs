@@ -59,7 +59,7 @@ pub fn load(path: &Path) -> Result<Loaded, Errors> {
     let file: Arc<Path> = path.into();
     let whole =
         |message: String| Errors::new(vec![Problem { file: file.clone(), at: None, path: String::new(), message }]);
-    let contents = file::read(path, MAX_BYTES).map_err(whole)?;
+    let contents = crate::io::read_file(path, MAX_BYTES).map_err(whole)?;
     let text = std::str::from_utf8(&contents.bytes).map_err(|error| {
         let before = &contents.bytes[..error.valid_up_to()];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;

@@ -15,6 +15,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Where requests go.
     pub upstreams: Vec<Upstream>,
+    /// Headers in which listeners pass on whom a client's certificate names: as much ours as claim headers are.
+    pub certificate_headers: Vec<HeaderName>,
     /// Peers whose X-Forwarded-* headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// The largest access token that is looked at, in bytes.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     authorize::Permit,
-    config::{ClaimHeader, Route},
+    config::{ClaimHeader, Config},
 };
 use crate::{http::Peer, token::Identity};
 
@@ -66,8 +66,8 @@ const NOT_IN_TRAILERS: [&str; 11] = [
     "via",
 ];
 
-/// The names that no client may use: those of the identity headers of all routes, those that override the method, and
-/// look-alikes of the forwarding ones.
+/// The names that no client may use: those of all identity headers, those that override the method, and look-alikes of the
+/// forwarding ones.
 #[derive(Debug)]
 pub(super) struct Reserved {
     /// Folded names; see [`fold`].
@@ -77,10 +77,11 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    /// Gathers the names of all routes: a header that names somebody on one route names nobody on another.
-    pub(super) fn new(routes: &[Route]) -> Self {
-        let names = routes.iter().flat_map(|route| &route.claim_headers);
-        let mut identity: Vec<Box<[u8]>> = names.map(|rule| fold(rule.header.as_str()).collect()).collect();
+    /// Gathers the names of all routes and listeners: a header that names somebody on one names nobody on another.
+    pub(super) fn new(config: &Config) -> Self {
+        let claims = config.routes.iter().flat_map(|route| &route.claim_headers).map(|rule| &rule.header);
+        let names = claims.chain(&config.certificate_headers);
+        let mut identity: Vec<Box<[u8]>> = names.map(|name| fold(name.as_str()).collect()).collect();
         identity.sort();
         identity.dedup();
         let fixed = lengths(&FORWARDING) | lengths(&METHOD_OVERRIDES);
@@ -154,6 +155,11 @@ pub(super) fn to_upstream(
     }
     set_forwarding(headers, peer, peer_is_trusted);
     add_via(headers, version);
+    if let Some(certificate) = &peer.certificate
+        && let Some(subject) = &certificate.subject
+    {
+        headers.insert(certificate.subject_header.clone(), subject.clone());
+    }
     if let Some(identity) = permit.identity() {
         set_identity(headers, &permit.route().claim_headers, identity);
     }
@@ -190,6 +196,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     takes_trailers
 }
 
+#[inline]
 fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP_LENGTHS & length_bit(name.len()) != 0 && HOP_BY_HOP.contains(&name)
 }

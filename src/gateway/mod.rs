@@ -86,7 +86,7 @@ impl Gateway {
         demo: Option<SocketAddr>,
         log: log::Requests,
     ) -> Self {
-        let reserved = Arc::new(Reserved::new(&config.routes));
+        let reserved = Arc::new(Reserved::new(&config));
         let allow_paths = config.routes.iter().fold(Oddities::default(), |all, route| all.or(route.allow_paths));
         let rates = RateLimits::new(&config.routes);
         let (upstreams, care) = upstream::start(&config.upstreams, demo, &metrics);

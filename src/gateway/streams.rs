@@ -31,8 +31,6 @@ const SHORT: u64 = 64 << 10;
 #[derive(Default)]
 pub(super) struct Streams {
     open: RefCell<Slab<Rc<Stream>>>,
-    /// The revocation table's generation when it was last asked about all of them.
-    seen_generation: Cell<u64>,
 }
 
 struct Stream {
@@ -104,29 +102,31 @@ impl Streams {
     pub(super) fn sweep(&self, now: Timestamp, revocations: &Revocations) -> Vec<Ending> {
         // Read before the table is asked: what is revoked meanwhile is seen next time.
         let generation = revocations.generation();
-        let news = self.seen_generation.replace(generation) != generation;
         let open = self.open.borrow();
-        let due = |stream: &&Rc<Stream>| stream.ending.get().is_none();
-        let ending = |stream: &Rc<Stream>| {
-            let identity = &stream.identity.identity;
-            // One that began before the last change may have been looked at before it.
-            let ask = news || stream.identity.seen_generation.get() != generation;
-            let ending = if ask && revocations.is_revoked(&identity.issuer, identity.text("sid"), identity.text("jti"))
-            {
-                Ending::Revoked
-            } else if stream.rule == CloseStreams::OnExpiry && now >= identity.expires_at {
-                Ending::Expired
-            } else {
-                return None;
-            };
-            stream.ending.set(Some(ending));
-            // It is woken in its own time: whatever it drops, this list is not in its way.
-            if let Some(task) = stream.task.borrow_mut().take() {
-                task.wake();
-            }
-            Some(ending)
+        open.iter().filter_map(|(_, stream)| stream.end_if_due(now, revocations, generation)).collect()
+    }
+}
+
+impl Stream {
+    fn end_if_due(&self, now: Timestamp, revocations: &Revocations, generation: u64) -> Option<Ending> {
+        let Verified { identity, seen_generation } = &*self.identity;
+        let is_revoked = || revocations.is_revoked(&identity.issuer, identity.text("sid"), identity.text("jti"));
+        let ending = if self.ending.get().is_some() {
+            return None;
+        } else if seen_generation.get() != generation && is_revoked() {
+            Ending::Revoked
+        } else if self.rule == CloseStreams::OnExpiry && now >= identity.expires_at {
+            Ending::Expired
+        } else {
+            seen_generation.set(generation);
+            return None;
         };
-        open.iter().map(|(_, stream)| stream).filter(due).filter_map(ending).collect()
+        self.ending.set(Some(ending));
+        // It is woken in its own time: whatever it drops, the list is not in its way.
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.wake();
+        }
+        Some(ending)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::config::Listener;
+use super::{config::Listener, tls::Terminator};
 
 /// A listener that is bound.
 pub struct Bound {
@@ -17,7 +17,7 @@ pub struct Bound {
     pub name: Arc<str>,
     /// Where it really listens.
     pub address: SocketAddr,
-    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) tls: Option<Arc<Terminator>>,
     pub(super) issuer: bool,
     socket: TcpListener,
 }
@@ -97,7 +97,7 @@ impl Bound {
 /// A listener that accepts.
 pub(super) struct Accepting {
     pub(super) name: Arc<str>,
-    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) tls: Option<Arc<Terminator>>,
     pub(super) issuer: bool,
     socket: tokio::net::TcpListener,
 }

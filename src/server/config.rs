@@ -4,6 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
+use super::tls::Terminator;
+
 /// The data plane's listeners.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -28,8 +30,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Its certificate; `None` speaks plain HTTP.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Its certificates; `None` speaks plain HTTP.
+    pub tls: Option<Arc<Terminator>>,
     /// Whether it answers the issuer's paths.
     pub issuer: bool,
 }

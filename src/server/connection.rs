@@ -7,15 +7,14 @@ use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::TlsAcceptor;
 
-use super::{Handler, config::Limits, http1, http2, io::WatchedStream, watch::Watch};
+use super::{Handler, config::Limits, http1, http2, io::WatchedStream, tls::Terminator, watch::Watch};
 use crate::{http::Peer, telemetry::Metrics};
 
 /// What a connection needs to be served.
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
-    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) tls: Option<Arc<Terminator>>,
     pub(super) peer: Peer,
 }
 
@@ -46,9 +45,12 @@ pub(super) async fn serve<H: Handler>(connection: Connection, context: Context<H
     }
 }
 
-async fn serve_tls<H: Handler>(tls: Arc<rustls::ServerConfig>, stream: WatchedStream, peer: Peer, context: Context<H>) {
-    let stream = match Box::pin(TlsAcceptor::from(tls).accept(stream)).await {
-        Ok(stream) => stream,
+async fn serve_tls<H: Handler>(tls: Arc<Terminator>, stream: WatchedStream, mut peer: Peer, context: Context<H>) {
+    let stream = match Box::pin(tls.accept(stream)).await {
+        Ok((stream, certificate)) => {
+            peer.certificate = certificate;
+            stream
+        }
         Err(error) => {
             context.metrics.connection_closed("handshake_failed");
             tracing::debug!(%error, peer = %peer.address, "a TLS handshake failed");

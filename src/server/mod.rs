@@ -10,6 +10,7 @@ mod head;
 mod http1;
 mod http2;
 mod io;
+pub mod tls;
 mod watch;
 mod worker;
 

@@ -29,6 +29,7 @@ use super::{
     address::Counted,
     config::Limits,
     connection::{self, Connection, Context},
+    tls::Terminator,
     watch::{Finding, Watch},
 };
 use crate::{
@@ -40,7 +41,7 @@ use crate::{
 pub(super) struct Accepted {
     pub(super) stream: Stream,
     pub(super) address: SocketAddr,
-    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) tls: Option<Arc<Terminator>>,
     pub(super) issuer: bool,
     /// Its place among all connections, its count by address, its count among the worker's and in the metrics; given back when it ends.
     pub(super) place: Place,
@@ -131,7 +132,7 @@ impl<F> Worker<F> {
         let ip = address.ip().to_canonical();
         // An address is made of characters that a header may hold.
         let Ok(address_text) = HeaderValue::try_from(ip.to_string()) else { return };
-        let peer = Peer { address: ip, address_text, secure: tls.is_some(), issuer };
+        let peer = Peer { address: ip, address_text, secure: tls.is_some(), issuer, certificate: None };
         let watch = Watch::new(connections.clock.clone(), tls.is_some());
         let serving = connection::serve(
             Connection { stream, tls, peer },

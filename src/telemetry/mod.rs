@@ -44,6 +44,8 @@ struct Series {
     upstream_queue: IntGaugeVec,
     upstream_rejections: IntCounterVec,
     connections_refused: IntCounterVec,
+    tls_reloads: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
     revocation_entries: IntGaugeVec,
     revocations: IntCounterVec,
     grants: IntCounterVec,
@@ -184,6 +186,16 @@ impl Metrics {
                 "Client connections closed as soon as they were accepted, by listener and reason.",
                 &["listener", "reason"],
             )?,
+            tls_reloads: add.counters(
+                "sidegate_tls_reloads_total",
+                "Files of certificates, keys and client CAs that changed on disk, by whether they were taken up.",
+                &["result"],
+            )?,
+            certificate_expiry: add.gauges(
+                "sidegate_tls_certificate_expiry_timestamp_seconds",
+                "When a listener's certificate expires, in seconds since 1970.",
+                &["listener", "cert_file"],
+            )?,
             revocation_entries: add.gauges(
                 "sidegate_revocation_entries",
                 "Live entries of the access-token revocation table.",
@@ -247,6 +259,16 @@ impl Metrics {
     /// A client connection was closed as soon as it was accepted. `reason`: `per_address`.
     pub fn connection_refused(&self, listener: &str, reason: &'static str) {
         self.0.connections_refused.with_label_values(&[listener, reason]).inc();
+    }
+
+    /// Files of TLS have changed on disk. `result`: `ok`, or `failed` when what was there before serves on.
+    pub fn tls_reloaded(&self, result: &'static str) {
+        self.0.tls_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// When the certificate in `cert_file`, as the configuration names it, expires; in seconds since the epoch.
+    pub fn certificate_expires(&self, listener: &str, cert_file: &str, expires: i64) {
+        self.0.certificate_expiry.with_label_values(&[listener, cert_file]).set(expires);
     }
 
     /// A token endpoint request has been answered. `grant` is a grant type or `unknown`; `result` is `ok` or the OAuth

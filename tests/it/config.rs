@@ -1,6 +1,7 @@
 //! The configuration: what is wrong with a file is said all at once, in its place, and without a secret.
 
 mod reading;
+mod tls;
 
 use std::{
     fs::{self, Permissions},
@@ -439,6 +440,11 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
         "ca_file:",
         "server_name:",
         "client_certificate:",
+        "min_version:",
+        "client_auth:",
+        "mode:",
+        "ca_file:",
+        "subject_header:",
         "urls:",
         "jwks_file:",
         "jwks_inline:",

@@ -18,5 +18,7 @@ mod server;
 mod store;
 mod storm;
 mod support;
+mod tls;
 mod tokens;
+mod upstream;
 mod walkthrough;

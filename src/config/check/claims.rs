@@ -106,7 +106,8 @@ pub(super) fn headers(
     all(headers)
 }
 
-fn header(report: &mut Report, at: &Path, text: &str) -> Option<HeaderName> {
+/// A header that says who a caller is, and means nothing else to anybody.
+pub(super) fn header(report: &mut Report, at: &Path, text: &str) -> Option<HeaderName> {
     let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
         return report.refuse(at, "not a header name");
     };
@@ -120,7 +121,7 @@ fn header(report: &mut Report, at: &Path, text: &str) -> Option<HeaderName> {
 }
 
 /// A name as upstreams that put headers into variables see it: all that is no letter or digit is the same.
-fn fold(name: &str) -> String {
+pub(super) fn fold(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 

@@ -47,11 +47,16 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
     let log = log(report, &root.key("log"), raw.log);
     let (max_token_bytes, token_cache_bytes, realm) = tokens?;
     max_body_bytes?;
+    let (server, routes) = (server?, all(routes)?);
+    tls::keep_apart(report, &root, &server.listeners, &routes);
+    let terminators = server.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let certificate_headers = terminators.filter_map(|tls| tls.subject_header().cloned()).collect();
     Some(Config {
-        server: server?,
+        server,
         gateway: gateway::config::Config {
-            routes: all(routes)?,
+            routes,
             upstreams: all(upstreams)?,
+            certificate_headers,
             trusted_proxies: trusted_proxies?,
             max_token_bytes,
             token_cache_bytes,

@@ -45,15 +45,21 @@ shapes! {
         name: Option<String>,
         address: Option<String>,
         issuer: Option<Flag>,
-        http2: Option<Flag>,
         tls: Section<Tls>,
     }
     Tls {
         certificates: List<Mapping<Certificate>>,
+        min_version: Option<Scalar>,
+        client_auth: Section<ClientAuth>,
     }
     Certificate {
         cert_file: Option<String>,
         key_file: Option<String>,
+    }
+    ClientAuth {
+        mode: Option<String>,
+        ca_file: Option<String>,
+        subject_header: Option<String>,
     }
     Limits {
         max_connections: Option<Scalar>,

@@ -112,16 +112,19 @@ macro_rules! on {
 }
 
 impl AsyncRead for Io {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         on!(self, stream => stream.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Io {
+    #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         on!(self, stream => stream.poll_write(cx, buf))
     }
 
+    #[inline]
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -138,6 +141,7 @@ impl AsyncWrite for Io {
         }
     }
 
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         on!(self, stream => stream.poll_flush(cx))
     }

@@ -79,13 +79,14 @@ impl Endpoint {
         }
     }
 
-    /// It has answered a request as one does.
-    pub(super) fn succeeded(&self) {
+    /// It has answered a request as one does. Answers whether it had been left alone before.
+    pub(super) fn succeeded(&self) -> bool {
         // Read first: all workers write here, and mostly there is nothing to write.
-        if self.failures.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
-            self.ejected_until.store(0, Ordering::Relaxed);
+        if self.failures.load(Ordering::Relaxed) == 0 {
+            return false;
         }
+        self.failures.store(0, Ordering::Relaxed);
+        self.ejected_until.swap(0, Ordering::Relaxed) != 0
     }
 
     /// It has failed a request. Answers whether it is left alone for it.

@@ -5,6 +5,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body as _;
+use hyper::body::Incoming;
 
 use super::body::Outgoing;
 
@@ -74,44 +75,47 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// A copy of a request without a body.
-pub(super) fn copy(request: &Request<Outgoing>) -> Box<Request<Outgoing>> {
+pub(super) fn copy(request: &Request<Outgoing>) -> Request<Outgoing> {
     let mut copy = Request::new(Outgoing::empty());
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     *copy.version_mut() = request.version();
     copy.headers_mut().clone_from(request.headers());
-    Box::new(copy)
+    copy
 }
 
-/// A response, if it can be believed to end where it says: nobody speaks another protocol now (nobody asked for one), and it
-/// has one length at most (RFC 9112 §6.3), given in one of the ways in which we read it.
-pub(super) fn sound<B>(mut response: Response<B>) -> Option<Response<B>> {
+/// Whether a response can be believed to end where it says: nobody speaks another protocol now (nobody asked for one), and
+/// it has one length at most (RFC 9112 §6.3), given in one of the ways in which we read it.
+pub(super) fn is_sound(response: &mut Response<Incoming>) -> bool {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return None;
+        return false;
     }
+    // hyper looks for a coding first: what it reads by its length has none.
+    let read_by_length = response.body().size_hint().exact().is_some_and(|length| length > 0);
     let headers = response.headers_mut();
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let (length, second) = (lengths.next(), lengths.next());
+    let length = headers.get(header::CONTENT_LENGTH);
     if length.is_some_and(|length| !is_number(length.as_bytes())) {
-        return None;
+        return false;
     }
-    let has_length = length.is_some();
-    if second.is_some() {
-        if second != length || lengths.any(|other| Some(other) != length) {
-            return None;
-        }
-        // What is said twice is said once from here on.
-        let once = length.cloned()?;
+    // With another coding the client would get a body that nobody has decoded, and not hear of it.
+    if !read_by_length && headers.contains_key(header::TRANSFER_ENCODING) {
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        return length.is_none() && chunked && codings.next().is_none();
+    }
+    // Where there are as many names as there are fields, none stands twice.
+    if headers.keys_len() == headers.len() {
+        return true;
+    }
+    // What is said twice is said once from here on, if it is the same.
+    let once = length.cloned();
+    if headers.get_all(header::CONTENT_LENGTH).iter().any(|length| Some(length) != once.as_ref()) {
+        return false;
+    }
+    if let Some(once) = once {
         headers.insert(header::CONTENT_LENGTH, once);
     }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let sound = match (codings.next(), codings.next()) {
-        (None, _) => true,
-        // With another coding the client would get a body that nobody has decoded, and not hear of it.
-        (Some(coding), None) => !has_length && coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
-        (Some(_), Some(_)) => false,
-    };
-    sound.then_some(response)
+    true
 }
 
 fn is_number(text: &[u8]) -> bool {

@@ -15,13 +15,14 @@ use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::{
     sync::watch,
-    time::{Sleep, sleep_until, timeout},
+    time::{Sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{
     Endpoints, Upstream, UpstreamFailure,
-    body::{Answering, Held, Outgoing, Sending},
-    endpoint::State,
+    body::{Answering, Held, Outgoing, Sending, Stream},
+    connect::{Io, Protocol},
+    endpoint::{Endpoint, State},
     form, grpc,
     lane::{Active, Connection, Lane, Lease},
     patience::{Overdue, Patience, Waiting},
@@ -56,10 +57,9 @@ impl Drop for Place {
     }
 }
 
-/// A failed exchange; with the request where it may be sent again.
+/// A failed exchange.
 struct Failed {
     why: UpstreamFailure,
-    again: Option<Box<Request<Outgoing>>>,
     /// Whether it speaks against the endpoint.
     blame: bool,
 }
@@ -95,49 +95,51 @@ impl Forwarder {
         now: Instant,
     ) -> Result<Response<Body>, UpstreamFailure> {
         let asked = if *request.method() == Method::POST { grpc::timeout(request.headers()) } else { None };
-        let Some(most) = self.upstream.config.total_timeout.into_iter().chain(asked).min() else {
-            return self.attempt(request, now, None).await;
-        };
+        let most = self.upstream.config.total_timeout.into_iter().chain(asked).min();
+        // In one place while all is tried: a request is too large to be handed from one future to the next.
+        let mut request = Some(self.outgoing(request));
+        let Some(most) = most else { return self.attempt(&mut request, now, None).await };
         let deadline = tokio::time::Instant::from_std(now) + most;
         // Boxed, since only these are timed as a whole, and the others need not carry the room for it.
-        let sleep = Box::pin(sleep_until(deadline));
-        tokio::time::timeout_at(deadline, Box::pin(self.attempt(request, now, Some(sleep))))
-            .await
-            .unwrap_or(Err(UpstreamFailure::ResponseTimeout))
+        let attempt = Box::pin(self.attempt(&mut request, now, Some(Box::pin(sleep_until(deadline)))));
+        timeout_at(deadline, attempt).await.unwrap_or(Err(UpstreamFailure::ResponseTimeout))
     }
 
     async fn attempt(
         self: &Rc<Self>,
-        request: Request<RequestBody>,
+        request: &mut Option<Request<Outgoing>>,
         mut now: Instant,
         deadline: Option<Pin<Box<Sleep>>>,
     ) -> Result<Response<Body>, UpstreamFailure> {
         let place = self.enter().await?;
-        let (mut request, sending) = self.outgoing(request);
+        let sending = request.as_ref().and_then(|request| request.body().sending());
         let mut tried = Vec::new();
         let mut retries = self.upstream.config.retries;
         loop {
-            let mut lease = self.lease(&mut tried, now).await?;
+            let mut lease = match self.at_hand(&tried, now) {
+                Ok(lease) => lease,
+                // Boxed, since few requests come this way, and all of them would carry the room for it.
+                Err(chosen) => Box::pin(self.connect(chosen, &mut tried, now)).await?,
+            };
             let waiting = self.patience.note(now, self.upstream.config.response_timeout, sending.clone());
             match self.exchange(&mut lease, request, &waiting, sending.as_deref()).await {
                 Ok(response) => {
-                    lease.lane().endpoint.succeeded();
+                    self.upstream.endpoint_succeeded(&lease.lane().endpoint);
                     let held = Held { lease, sending, waiting, place };
                     return Ok(self.answer(response, held, deadline));
                 }
-                Err(Failed { again: Some(untouched), why, blame: _ }) if retries > 0 => {
-                    tracing::debug!(upstream = %self.upstream.config.name, ?why, "a request is sent once more");
-                    self.upstream.metrics.retried();
-                    retries -= 1;
-                    request = *untouched;
-                    tried.push(lease.lane().clone());
-                    now = Instant::now();
-                }
-                Err(Failed { why, blame, .. }) => {
+                Err(Failed { why, blame }) => {
                     if blame {
                         self.upstream.endpoint_failed(&lease.lane().endpoint);
                     }
-                    return Err(why);
+                    if request.is_none() || retries == 0 {
+                        return Err(why);
+                    }
+                    tracing::debug!(upstream = %self.upstream.config.name, ?why, "a request is sent once more");
+                    self.upstream.metrics.retried();
+                    retries -= 1;
+                    tried.push(lease.lane().clone());
+                    now = Instant::now();
                 }
             }
         }
@@ -145,38 +147,74 @@ impl Forwarder {
 
     /// Waits until there is room for one more request.
     pub(super) async fn enter(self: &Rc<Self>) -> Result<Place, UpstreamFailure> {
-        self.upstream.limit.enter().await?;
+        if !self.upstream.limit.try_enter() {
+            // Boxed, as few requests have to wait.
+            Box::pin(self.upstream.limit.wait()).await?;
+        }
         Ok(Place(self.clone()))
     }
 
+    /// What its upstream is configured with.
     pub(super) fn config(&self) -> &Config {
         &self.upstream.config
     }
 
-    /// Notes that a lane has had its turn; whether all have.
-    pub(super) fn all_tried(&self, tried: &mut Vec<Rc<Lane>>, lane: &Rc<Lane>) -> bool {
-        tried.push(lane.clone());
-        self.lanes.borrow().iter().all(|lane| was_tried(lane, tried))
-    }
-
-    pub(super) fn outgoing(&self, request: Request<RequestBody>) -> (Request<Outgoing>, Option<Rc<Sending>>) {
-        let (mut head, body) = request.into_parts();
-        if head.version == Version::HTTP_2 {
-            form::join_cookies(&mut head.headers);
+    /// A connection that nobody else will have, and its place on the lane it belongs to.
+    pub(super) async fn connect_own(&self, now: Instant) -> Result<(Active, Io, Protocol), UpstreamFailure> {
+        if self.lanes.borrow().is_empty() {
+            self.first_look_up().await;
         }
-        let (body, sending) = Outgoing::new(body, self.upstream.config.idle_timeout, &self.reserved);
-        (Request::from_parts(head, body), sending)
+        let mut tried = Vec::new();
+        loop {
+            let active = self.choose(&tried, now).ok_or(UpstreamFailure::Unreachable)?;
+            match active.open_own().await {
+                Ok((io, protocol)) => return Ok((active, io, protocol)),
+                Err(why) => {
+                    tried.push(active.lane().clone());
+                    if self.lanes.borrow().iter().all(|lane| was_tried(lane, &tried)) {
+                        return Err(why.into());
+                    }
+                }
+            }
+        }
     }
 
-    /// A connection to an endpoint. One that cannot be reached is passed over, as nothing has been sent: by the next one,
-    /// until there is none. Those in `tried` have had their turn; only when all of them have, one of them has another.
-    async fn lease(&self, tried: &mut Vec<Rc<Lane>>, now: Instant) -> Result<Lease, UpstreamFailure> {
-        let again = !tried.is_empty();
+    /// A request as it goes out.
+    pub(super) fn outgoing(&self, mut request: Request<RequestBody>) -> Request<Outgoing> {
+        if request.version() == Version::HTTP_2 {
+            form::join_cookies(request.headers_mut());
+        }
+        let idle_timeout = self.upstream.config.idle_timeout;
+        request.map(|body| Outgoing::new(body, idle_timeout, &self.reserved))
+    }
+
+    /// A connection that is there, for a request that has not been tried yet; any other gets one that is new, lest it meet
+    /// the same end. Without one, the lane that was chosen for it.
+    fn at_hand(&self, tried: &[Rc<Lane>], now: Instant) -> Result<Lease, Option<Active>> {
+        match self.choose(tried, now) {
+            Some(chosen) if tried.is_empty() => chosen.at_hand().map_err(Some),
+            chosen => Err(chosen),
+        }
+    }
+
+    /// A new connection to the endpoint that was chosen. One that cannot be reached is passed over, as nothing has been
+    /// sent: by the next one, until there is none. Those in `tried` have had their turn; only when all of them have, one of
+    /// them has another.
+    async fn connect(
+        &self,
+        mut chosen: Option<Active>,
+        tried: &mut Vec<Rc<Lane>>,
+        now: Instant,
+    ) -> Result<Lease, UpstreamFailure> {
+        if chosen.is_none() {
+            self.first_look_up().await;
+            chosen = self.choose(tried, now);
+        }
         let mut slow = 0;
         loop {
-            let Some(active) = self.choose(tried, now).await else { return Err(UpstreamFailure::Unreachable) };
+            let Some(active) = chosen else { return Err(UpstreamFailure::Unreachable) };
             let lane = active.lane().clone();
-            match active.lease(again).await {
+            match active.connect().await {
                 Ok(lease) => return Ok(lease),
                 Err(why) => {
                     slow += usize::from(why == NotConnected::TimedOut);
@@ -188,17 +226,15 @@ impl Forwarder {
                     }
                 }
             }
+            chosen = self.choose(tried, now);
         }
     }
 
     /// The lane with the fewest requests among those that are well. When none is, all of them are tried all the same: that
     /// every one is ill is less likely than that something is wrong with the way we tell.
-    pub(super) async fn choose(&self, tried: &[Rc<Lane>], now: Instant) -> Option<Active> {
+    fn choose(&self, tried: &[Rc<Lane>], now: Instant) -> Option<Active> {
         if self.endpoints.borrow().has_changed().unwrap_or(false) {
             self.set_lanes();
-        }
-        if self.lanes.borrow().is_empty() {
-            self.first_look_up().await;
         }
         let lanes = self.lanes.borrow();
         if let [only] = &lanes[..] {
@@ -243,42 +279,62 @@ impl Forwarder {
         self.set_lanes();
     }
 
+    /// Sends the request that is there, and leaves it there if it may be sent again.
     async fn exchange(
         &self,
         lease: &mut Lease,
-        mut request: Request<Outgoing>,
+        request: &mut Option<Request<Outgoing>>,
         waiting: &Waiting,
         sending: Option<&Sending>,
     ) -> Result<Response<Incoming>, Failed> {
-        let (rested, endpoint) = (lease.rested, lease.lane().endpoint.clone());
-        let broken = Failed { why: UpstreamFailure::Broken, again: None, blame: true };
+        let rested = lease.rested;
+        let broken = Failed { why: UpstreamFailure::Broken, blame: true };
+        let (connection, Endpoint { authority, .. }) = lease.parts();
+        let (Some(connection), Some(mut sent)) = (connection, request.take()) else { return Err(broken) };
         let bodiless = sending.is_none();
-        let (copy, sent) = match lease.connection() {
-            Some(Connection::One { sender, .. }) => {
-                form::for_http1(&mut request, &endpoint.authority);
+        let outcome = match connection {
+            Connection::One { sender, .. } => {
+                form::for_http1(&mut sent, authority);
                 // Half a microsecond, which a connection in constant use can do without: it is not the one that is timed
                 // out.
-                let copy = (rested && bodiless && request.method().is_safe()).then(|| form::copy(&request));
-                (copy, in_time(sender.try_send_request(request), waiting).await)
+                if rested && bodiless && sent.method().is_safe() {
+                    *request = Some(form::copy(&sent));
+                }
+                in_time(pin!(sender.try_send_request(sent)), waiting).await
             }
-            Some(Connection::Many(connection)) => {
+            Connection::Many(connection) => {
                 let tls = matches!(self.upstream.config.speech, Speech::Tls(_));
-                if form::for_http2(&mut request, &endpoint.authority, tls).is_err() {
-                    return Err(Failed { why: UpstreamFailure::RequestHost, again: None, blame: false });
+                if form::for_http2(&mut sent, authority, tls).is_err() {
+                    return Err(Failed { why: UpstreamFailure::RequestHost, blame: false });
                 }
                 // A connection may be wound up at any time, while requests are under way on it.
-                let copy = bodiless.then(|| form::copy(&request));
-                let sent = connection.sender().borrow_mut().try_send_request(request);
-                (copy, in_time(sent, waiting).await)
+                if bodiless {
+                    *request = Some(form::copy(&sent));
+                }
+                let answer = connection.sender().borrow_mut().try_send_request(sent.map(Stream));
+                in_time(pin!(answer), waiting).await
             }
-            None => return Err(broken),
         };
-        match sent {
-            Ok(Ok(response)) => form::sound(response).ok_or(broken),
-            Ok(Err(error)) => Err(failed(error, copy, rested, sending)),
+        match outcome {
+            Ok(mut response) => {
+                if form::is_sound(&mut response) {
+                    return Ok(response);
+                }
+                *request = None;
+                Err(broken)
+            }
+            Err(Trouble::Failed { error, untouched }) => {
+                let untouched = untouched.map(|sent| *sent);
+                Err(failed(&error, untouched, request, rested, sending))
+            }
             // Dropping the exchange closes the connection, or resets the stream.
-            Err(Overdue::Upstream) => Err(Failed { why: UpstreamFailure::ResponseTimeout, ..broken }),
-            Err(Overdue::Client) => Err(Failed { why: UpstreamFailure::RequestBody, again: None, blame: false }),
+            Err(Trouble::Overdue(who)) => {
+                *request = None;
+                Err(match who {
+                    Overdue::Upstream => Failed { why: UpstreamFailure::ResponseTimeout, blame: true },
+                    Overdue::Client => Failed { why: UpstreamFailure::RequestBody, blame: false },
+                })
+            }
         }
     }
 
@@ -301,38 +357,52 @@ fn was_tried(lane: &Rc<Lane>, tried: &[Rc<Lane>]) -> bool {
     tried.iter().any(|other| Rc::ptr_eq(lane, other))
 }
 
-/// What `exchange` comes to, unless it is kept waiting for too long.
-async fn in_time<T>(exchange: impl Future<Output = T>, waiting: &Waiting) -> Result<T, Overdue> {
-    let mut exchange = pin!(exchange);
-    poll_fn(|cx| match exchange.as_mut().poll(cx) {
-        Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
-        Poll::Pending => waiting.poll_overdue(cx).map(Err),
-    })
-    .await
+/// Why there is no answer.
+enum Trouble {
+    Overdue(Overdue),
+    /// With the request, where nothing of it was sent. Boxed, since it would be carried along by every answer.
+    Failed {
+        error: hyper::Error,
+        untouched: Option<Box<Request<Outgoing>>>,
+    },
 }
 
-/// What has become of a request that was not answered, and whether it may be sent again: what the upstream has got nothing
-/// of, or says that it has not looked at; and what it may get twice, where it may have closed the connection in the moment
-/// in which we took it (RFC 9110 §9.2.2, RFC 9113 §8.7).
+/// What `exchange` comes to, unless it is kept waiting for too long.
+fn in_time<B: Into<Outgoing>>(
+    mut exchange: Pin<&mut impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>>>,
+    waiting: &Waiting,
+) -> impl Future<Output = Result<Response<Incoming>, Trouble>> {
+    poll_fn(move |cx| match exchange.as_mut().poll(cx) {
+        Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
+        Poll::Ready(Err(mut failed)) => {
+            let untouched = failed.take_message().map(|request| Box::new(request.map(Into::into)));
+            Poll::Ready(Err(Trouble::Failed { error: failed.into_error(), untouched }))
+        }
+        Poll::Pending => waiting.poll_overdue(cx).map(|who| Err(Trouble::Overdue(who))),
+    })
+}
+
+/// What has become of a request that was not answered. It is left in `request` if it may be sent again: what the upstream
+/// has got nothing of, or says that it has not looked at; and what it may get twice, where it may have closed the connection
+/// in the moment in which we took it (RFC 9110 §9.2.2, RFC 9113 §8.7).
 fn failed(
-    mut error: TrySendError<Request<Outgoing>>,
-    copy: Option<Box<Request<Outgoing>>>,
+    error: &hyper::Error,
+    untouched: Option<Request<Outgoing>>,
+    request: &mut Option<Request<Outgoing>>,
     rested: bool,
     sending: Option<&Sending>,
 ) -> Failed {
-    let untouched = error.take_message().map(Box::new);
-    let error = error.into_error();
     tracing::debug!(?error, "an exchange with an upstream failed");
     if sending.is_some_and(Sending::is_broken) {
-        return Failed { why: UpstreamFailure::RequestBody, again: None, blame: false };
+        return Failed { why: UpstreamFailure::RequestBody, blame: false };
     }
-    let why = UpstreamFailure::Broken;
+    let mut unprocessed = is_unprocessed(error);
     if untouched.is_some() {
-        return Failed { why, again: untouched, blame: !rested };
+        (*request, unprocessed) = (untouched, true);
+    } else if !unprocessed && request.as_ref().is_some_and(|copy| !copy.method().is_safe()) {
+        *request = None;
     }
-    let unprocessed = is_unprocessed(&error);
-    let again = copy.filter(|copy| unprocessed || copy.method().is_safe());
-    Failed { why, again, blame: !rested && !unprocessed }
+    Failed { why: UpstreamFailure::Broken, blame: !rested && !unprocessed }
 }
 
 /// Whether the other end says that it has done nothing about the request: a stream that it refused, or one that is beyond

@@ -1,16 +1,17 @@
 //! Active health checks: each address is asked now and then, once for the whole process.
 
 use std::{
+    io,
     sync::{Arc, Weak},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Version, header};
+use http::{Request, Uri, header, uri::Scheme};
 use http_body_util::Empty;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::watch as signal,
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
@@ -18,10 +19,13 @@ use tokio::{
 
 use super::{
     Endpoints, Upstream,
-    connect::{Protocol, connect},
+    connect::{Io, Protocol, connect},
     endpoint::Endpoint,
 };
 use crate::gateway::config::{HealthCheck, Speech};
+
+/// Who asks.
+const AGENT: &str = "sidegate-health-check";
 
 /// Asks all endpoints that there are, for as long as they are there.
 pub(super) async fn watch(upstream: Weak<Upstream>, mut endpoints: signal::Receiver<Endpoints>) {
@@ -63,34 +67,37 @@ async fn rounds_of(upstream: Weak<Upstream>, endpoint: Arc<Endpoint>) {
 
 /// Whether it answers in time, and with a success.
 async fn is_well(upstream: &Upstream, endpoint: &Endpoint, check: &HealthCheck) -> bool {
-    let patience: Duration = check.timeout;
-    matches!(timeout(patience, ask(&upstream.config.speech, endpoint, check)).await, Ok(Some(true)))
+    matches!(timeout(check.timeout, ask(&upstream.config.speech, endpoint, check)).await, Ok(Some(true)))
 }
 
 /// On a connection of its own, so that it is seen whether one can be made. `None` when there is no answer.
 async fn ask(speech: &Speech, endpoint: &Endpoint, check: &HealthCheck) -> Option<bool> {
-    let (io, protocol) = connect(endpoint, speech).await.ok()?;
-    let mut request = Request::new(Empty::<Bytes>::new());
-    request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("sidegate-health-check"));
-    // Connections are left to tasks, which end when nobody asks any more.
-    let response = match protocol {
-        Protocol::Http1 => {
-            let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.ok()?;
-            tokio::spawn(connection);
-            *request.uri_mut() = check.path.clone().into();
-            request.headers_mut().insert(header::HOST, HeaderValue::try_from(&*endpoint.authority).ok()?);
-            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            sender.send_request(request).await.ok()?
+    match connect(endpoint, speech).await.ok()? {
+        (io, Protocol::Http1) => ask_http1(io, endpoint, check).await.ok(),
+        (io, Protocol::Http2) => {
+            let scheme = if matches!(speech, Speech::Tls(_)) { Scheme::HTTPS } else { Scheme::HTTP };
+            ask_http2(io, scheme, endpoint, check).await
         }
-        Protocol::Http2 => {
-            let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.ok()?;
-            tokio::spawn(connection);
-            let scheme = if matches!(speech, Speech::Tls(_)) { "https" } else { "http" };
-            let uri = http::Uri::builder().scheme(scheme).authority(&*endpoint.authority);
-            *request.uri_mut() = uri.path_and_query(check.path.clone()).build().ok()?;
-            *request.version_mut() = Version::HTTP_2;
-            sender.send_request(request).await.ok()?
-        }
-    };
+    }
+}
+
+/// All that is of interest stands in the response's first bytes: `HTTP/1.1 200`.
+async fn ask_http1(mut io: Io, endpoint: &Endpoint, check: &HealthCheck) -> io::Result<bool> {
+    let (path, host) = (&check.path, &endpoint.authority);
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: {AGENT}\r\nconnection: close\r\n\r\n");
+    io.write_all(request.as_bytes()).await?;
+    io.flush().await?;
+    let mut first = [0; 12];
+    io.read_exact(&mut first).await?;
+    Ok(first.starts_with(b"HTTP/1.") && first[8..].starts_with(b" 2") && first[10..].iter().all(u8::is_ascii_digit))
+}
+
+async fn ask_http2(io: Io, scheme: Scheme, endpoint: &Endpoint, check: &HealthCheck) -> Option<bool> {
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.ok()?;
+    // It ends when nobody asks any more.
+    tokio::spawn(connection);
+    let uri = Uri::builder().scheme(scheme).authority(&*endpoint.authority).path_and_query(check.path.clone());
+    let request = Request::builder().uri(uri.build().ok()?).header(header::USER_AGENT, AGENT);
+    let response = sender.send_request(request.body(Empty::<Bytes>::new()).ok()?).await.ok()?;
     Some(response.status().is_success())
 }

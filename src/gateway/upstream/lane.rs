@@ -27,7 +27,7 @@ use crate::{gateway::config::Speech, telemetry::NotConnected};
 /// The largest head of an HTTP/1.1 response, in bytes. Its fields are at most 100, hyper's own bound.
 const MAX_HEAD: usize = 64 * 1024;
 /// How much of a response's body may lie here before its client has taken it, and of a request's before the upstream has.
-const MAX_BUFFER: usize = 256 * 1024;
+const MAX_BUFFER: usize = 64 * 1024;
 
 /// The connections of one worker to one endpoint.
 pub(super) struct Lane {
@@ -282,20 +282,28 @@ impl Active {
         }
     }
 
-    /// A connection that is there, or a new one. A `fresh` one has carried no other request, if it carries one at a time.
-    pub(super) async fn lease(self, fresh: bool) -> Result<Lease, NotConnected> {
-        let lane = &self.0;
-        let there = match lane.speaks.get() {
-            Some(Protocol::Http2) => lane.share().map(|connection| (connection, false)),
-            Some(Protocol::Http1) if !fresh => lane.take_idle(),
-            Some(Protocol::Http1) | None => None,
+    /// A connection that is there.
+    pub(super) fn at_hand(self) -> Result<Lease, Self> {
+        let there = match self.0.speaks.get() {
+            Some(Protocol::Http1) => self.0.take_idle(),
+            Some(Protocol::Http2) | None => self.0.share().map(|connection| (connection, false)),
         };
-        let (connection, rested) = match (there, lane.speaks.get()) {
-            (Some(there), _) => there,
-            (None, Some(Protocol::Http1)) => (lane.connect_one().await?, false),
-            (None, Some(Protocol::Http2) | None) => (lane.connect_many().await?, false),
+        match there {
+            Some((connection, rested)) => Ok(Lease { active: self, connection: Some(connection), rested }),
+            None => Err(self),
+        }
+    }
+
+    /// A new connection, or a place on one with others.
+    pub(super) async fn connect(self) -> Result<Lease, NotConnected> {
+        let connection = match self.0.speaks.get() {
+            Some(Protocol::Http1) => self.0.connect_one().await?,
+            Some(Protocol::Http2) | None => match self.0.share() {
+                Some(connection) => connection,
+                None => self.0.connect_many().await?,
+            },
         };
-        Ok(Lease { active: self, connection: Some(connection), rested })
+        Ok(Lease { active: self, connection: Some(connection), rested: false })
     }
 }
 
@@ -310,8 +318,9 @@ impl Lease {
         &self.active.0
     }
 
-    pub(super) fn connection(&mut self) -> Option<&mut Connection> {
-        self.connection.as_mut()
+    /// The connection, and whose it is.
+    pub(super) fn parts(&mut self) -> (Option<&mut Connection>, &Endpoint) {
+        (self.connection.as_mut(), &self.active.0.endpoint)
     }
 
     /// The exchange has ended in good order: the connection may carry another.

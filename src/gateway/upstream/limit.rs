@@ -57,12 +57,14 @@ impl Limit {
         Self { most, most_waiting, patience, state: AtomicUsize::new(0), queue: Mutex::default(), metrics }
     }
 
-    /// Comes in, at once or when somebody leaves. Whoever has come in has to [`Limit::leave`].
-    pub(super) async fn enter(&self) -> Result<(), NoRoom> {
+    /// Comes in, if there is room. Whoever has come in has to [`Limit::leave`].
+    pub(super) fn try_enter(&self) -> bool {
         // Acquire and Release pair up as those of a lock do, though nothing but the count is guarded.
-        if self.state.fetch_add(1, Ordering::Acquire) < self.most {
-            return Ok(());
-        }
+        self.state.fetch_add(1, Ordering::Acquire) < self.most
+    }
+
+    /// What is left to do when [`Limit::try_enter`] has found no room: comes in when somebody leaves.
+    pub(super) async fn wait(&self) -> Result<(), NoRoom> {
         let Some(mut turn) = self.stand_in_line()? else { return Ok(()) };
         let admitted = timeout(self.patience, &mut turn.admitted).await;
         if matches!(admitted, Ok(Ok(()))) {

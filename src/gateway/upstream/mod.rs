@@ -163,6 +163,13 @@ impl Upstream {
         upstream
     }
 
+    /// An endpoint has answered a request.
+    fn endpoint_succeeded(&self, endpoint: &Endpoint) {
+        if endpoint.succeeded() {
+            self.count();
+        }
+    }
+
     /// An endpoint has failed a request.
     fn endpoint_failed(&self, endpoint: &Endpoint) {
         if endpoint.failed(self.config.outlier) {

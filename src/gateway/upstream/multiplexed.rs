@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::{
-    body::{Outgoing, Sending},
+    body::{Sending, Stream},
     connect::Io,
 };
 use crate::gateway::config::Upstream;
@@ -33,7 +33,7 @@ const MAX_RESETS: usize = 1024;
 
 /// The connection.
 pub(super) struct Multiplexed {
-    sender: RefCell<SendRequest<Outgoing>>,
+    sender: RefCell<SendRequest<Stream>>,
     /// How many requests are under way on it.
     streams: Cell<usize>,
     most: usize,
@@ -102,7 +102,7 @@ impl Multiplexed {
         self.streams.get() < most && !self.condemned.get() && !self.sender.borrow().is_closed()
     }
 
-    pub(super) fn sender(&self) -> &RefCell<SendRequest<Outgoing>> {
+    pub(super) fn sender(&self) -> &RefCell<SendRequest<Stream>> {
         &self.sender
     }
 

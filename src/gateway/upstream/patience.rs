@@ -21,11 +21,12 @@ pub(in crate::gateway) struct Patience {
 }
 
 struct Note {
-    /// Since when this waits, unless the request's body has moved since.
+    /// Since when this waits.
     since: Instant,
     most: Duration,
-    /// The request's body, while it is on its way.
+    /// The request's body, while it is on its way, and how often it had moved when that was looked at.
     sending: Option<Rc<Sending>>,
+    moves: u64,
     /// Set while somebody waits.
     waker: Option<Waker>,
     overdue: Option<Overdue>,
@@ -52,7 +53,7 @@ impl Patience {
 
     /// A note of an exchange that begins `now`.
     pub(super) fn note(self: &Rc<Self>, now: Instant, most: Duration, sending: Option<Rc<Sending>>) -> Waiting {
-        let note = Note { since: now, most, sending, waker: None, overdue: None };
+        let note = Note { since: now, most, sending, moves: 0, waker: None, overdue: None };
         let key = self.notes.borrow_mut().insert(note);
         Waiting { patience: self.clone(), key }
     }
@@ -83,16 +84,21 @@ async fn walk(patience: Weak<Patience>, round: Duration) {
 }
 
 impl Note {
-    fn is_overdue(&self, now: Instant) -> Option<Overdue> {
-        let waited = |since: Instant, most| now.saturating_duration_since(since) >= most;
-        match self.sending.as_ref().map(|sending| sending.progress()) {
-            None => waited(self.since, self.most).then_some(Overdue::Upstream),
-            // While the client is the one to move, the upstream's time does not run.
-            Some(progress) if progress.client_is_due => {
-                waited(self.since.max(progress.moved), progress.idle_timeout).then_some(Overdue::Client)
+    fn is_overdue(&mut self, now: Instant) -> Option<Overdue> {
+        let mut late = (self.most, Overdue::Upstream);
+        if let Some(progress) = self.sending.as_ref().map(|sending| sending.progress()) {
+            // What moved since the last look may have moved just now.
+            if progress.moves != self.moves {
+                (self.moves, self.since) = (progress.moves, now);
+                return None;
             }
-            Some(progress) => waited(self.since.max(progress.moved), self.most).then_some(Overdue::Upstream),
+            // While the client is the one to move, the upstream's time does not run.
+            if progress.client_is_due {
+                late = (progress.idle_timeout, Overdue::Client);
+            }
         }
+        let (most, who) = late;
+        (now.saturating_duration_since(self.since) >= most).then_some(who)
     }
 }
 

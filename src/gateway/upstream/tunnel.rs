@@ -67,16 +67,8 @@ impl Forwarder {
         now: std::time::Instant,
     ) -> Result<Handshaken, UpstreamFailure> {
         let place = self.enter().await?;
-        let mut tried = Vec::new();
-        let (active, io, protocol) = loop {
-            let active = self.choose(&tried, now).await.ok_or(UpstreamFailure::Unreachable)?;
-            match active.open_own().await {
-                Ok((io, protocol)) => break (active, io, protocol),
-                Err(why) if self.all_tried(&mut tried, active.lane()) => return Err(why.into()),
-                Err(_) => {}
-            }
-        };
-        let (request, _) = self.outgoing(request);
+        let (active, io, protocol) = self.connect_own(now).await?;
+        let request = self.outgoing(request);
         let authority = active.lane().endpoint.authority.clone();
         let config = self.config();
         let answered = async {

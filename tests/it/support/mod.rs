@@ -69,8 +69,19 @@ impl Sidegate {
 
     /// The same in a folder that is there, with what an earlier one left in it.
     pub(crate) fn start_in(dir: tempfile::TempDir, yaml: &str) -> Self {
+        Self::start_within(dir, yaml, &[])
+    }
+
+    /// The same, started by another program that takes ours and its arguments after its own.
+    pub(crate) fn start_within(dir: tempfile::TempDir, yaml: &str, starter: &[&str]) -> Self {
         write_config(dir.path(), yaml);
-        let mut child = command(dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = command(dir.path());
+        if let [program, arguments @ ..] = starter {
+            let mut outer = Command::new(program);
+            outer.current_dir(dir.path()).args(arguments).arg(command.get_program()).args(command.get_args());
+            command = outer;
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = read_lines(child.stderr.take().unwrap());
         let out = read_lines(child.stdout.take().unwrap());
         let mut printed = String::new();

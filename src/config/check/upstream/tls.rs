@@ -5,18 +5,19 @@ use std::sync::Arc;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName,
+        pem::{self, PemObject as _},
+    },
 };
 
 use crate::{
-    config::{
-        check::tls::{certificates, private_key},
-        path::Path,
-        raw,
-        report::Report,
-    },
+    config::{file, path::Path, raw, report::Report},
     gateway::config::ClientTls,
 };
+
+/// The largest file of certificates or keys that is read, in bytes.
+const MAX_PEM: u64 = 1 << 20;
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
@@ -88,4 +89,33 @@ fn identity(report: &mut Report, at: &Path, raw: raw::Certificate) -> Option<Ide
     let key_file = report.required(at, "key_file", raw.key_file, "the PEM file of the private key");
     let key = key_file.and_then(|name| private_key(report, &at.key("key_file"), &name));
     Some((chain?, key?))
+}
+
+/// The certificates in a PEM file; at least one.
+fn certificates(report: &mut Report, at: &Path, name: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let contents = file::named(report, at, name, MAX_PEM)?;
+    let path = report.resolve(name);
+    match CertificateDer::pem_slice_iter(&contents.bytes).collect::<Result<Vec<_>, _>>() {
+        Ok(chain) if chain.is_empty() => {
+            report.refuse(at, format!("{}: there is no certificate in it", path.display()))
+        }
+        Ok(chain) => Some(chain),
+        Err(_) => report.refuse(at, format!("{}: not PEM", path.display())),
+    }
+}
+
+/// A private key, which nobody else may read.
+fn private_key(report: &mut Report, at: &Path, name: &str) -> Option<PrivateKeyDer<'static>> {
+    let contents = file::named(report, at, name, MAX_PEM)?;
+    let path = report.resolve(name);
+    // The error could quote a line of the key, and is dropped.
+    match PrivateKeyDer::from_pem_slice(&contents.bytes) {
+        Ok(key) => {
+            file::must_be_private(report, at, name, &contents);
+            Some(key)
+        }
+        Err(pem::Error::NoItemsFound) => report
+            .refuse(at, format!("{}: there is no private key in it (an encrypted one cannot be read)", path.display())),
+        Err(_) => report.refuse(at, format!("{}: not PEM", path.display())),
+    }
 }
