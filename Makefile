@@ -33,14 +33,15 @@ lint: ## Format, clippy, documentation, licences and sources of the dependencies
 fmt: ## Format
 	$(CARGO) fmt --all
 
-# RIG is a folder with a peer rig's run.py (benches/rig/sidegate.py fits it). BENCH_ARGS go to it as they are.
-bench: ## Micro-benchmarks, and the release build beside nginx; with RIG=<folder>, among its peers instead
-	$(CARGO) build --release --locked
+# BENCH_ARGS go to what is run as they are: --quick, --only, --soak … RIG is a folder with another rig's run.py, which
+# benches/rig/sidegate.py fits.
+bench: ## Micro-benchmarks, then what a request costs beside nginx, HAProxy and Envoy, as a table (target/bench/report.md)
 ifdef RIG
+	$(CARGO) build --release --locked
 	python3 $(RIG)/run.py --extra $(CURDIR)/benches/rig/sidegate.py $(or $(BENCH_ARGS),--suts sidegate$(,)sidegate-plain$(,)nginx-plain --baseline nginx-plain)
 else
-	$(CARGO) bench --locked
-	python3 benches/versus_nginx.py $(BENCH_ARGS)
+	$(CARGO) bench --locked --bench decision
+	python3 benches/peers/run.py $(BENCH_ARGS)
 endif
 
 , := ,

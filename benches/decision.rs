@@ -1,5 +1,5 @@
 //! What a decision is made of, piece by piece: a signature by the primitive alone and within the whole verification, a
-//! verified token remembered, a path read.
+//! verified token remembered, a path read, a route found, a policy asked.
 #![allow(missing_docs, reason = "criterion's macros make public items without any")]
 #![allow(clippy::unwrap_used, reason = "a benchmark stops at the first thing that is not as it should be")]
 
@@ -7,7 +7,7 @@
 #[path = "../tests/it/support/tokens.rs"]
 mod tokens;
 
-use std::{hint::black_box, rc::Rc, time::Duration};
+use std::{hint::black_box, rc::Rc, sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     hmac,
@@ -15,17 +15,22 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use criterion::{Criterion, criterion_group, criterion_main};
+use http::Method;
 use serde_json::{Value, json};
 use sidegate::{
     clock::Clock,
-    gateway::path,
+    gateway::{
+        authorize::authorize,
+        config::{Auth, ClaimRule, CloseStreams, HostPattern, Oddities, PathPattern, Route},
+        path, route,
+    },
     token::{
         cache::{TokenCache, Verified},
         keys::KeySet,
         provider::{Config, KeySource, Profile},
         verify::{Provider, Verifier},
     },
-    types::{Audience, IssuerUrl},
+    types::{Audience, IssuerUrl, Scopes},
 };
 use tokens::{AUDIENCE, ISSUER, TestKey};
 
@@ -124,5 +129,74 @@ fn paths(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(decision, verification, cache, paths);
+fn any_route(path: PathPattern) -> Route {
+    Route {
+        name: Arc::from("bench"),
+        hosts: Vec::new(),
+        path,
+        methods: Vec::new(),
+        auth: Auth::Required,
+        providers: vec![0],
+        audiences: Vec::new(),
+        scopes: Scopes::default(),
+        claims: Vec::new(),
+        claim_headers: Vec::new(),
+        forward_token: true,
+        legacy_query_token: false,
+        close_streams: CloseStreams::OnRevocation,
+        cors: None,
+        allow_paths: Oddities::default(),
+        max_body_bytes: None,
+        rate_limits: Vec::new(),
+        upstream: 0,
+    }
+}
+
+fn routes(criterion: &mut Criterion) {
+    let below = |n: usize| any_route(PathPattern::Prefix(format!("/api/v1/service-{n}").into()));
+    let mut group = criterion.benchmark_group("route");
+    for count in [3, 100] {
+        // The one that matches comes last, and asks for host and method too.
+        let mut routes: Vec<_> = (1..count).map(below).collect();
+        routes.push(Route {
+            hosts: vec![HostPattern::Below("example.com".into())],
+            methods: vec![Method::GET, Method::HEAD],
+            ..any_route(PathPattern::Prefix("/".into()))
+        });
+        let find = |path| route::find(&routes, "api.example.com", path, &Method::GET).map(|(index, _)| index);
+        assert_eq!(find("/api/v1/customers/4711/orders"), Some(count - 1));
+        group.bench_function(format!("last of {count}"), |bencher| {
+            bencher.iter(|| find(black_box("/api/v1/customers/4711/orders")));
+        });
+    }
+    group.finish();
+}
+
+fn policy(criterion: &mut Criterion) {
+    let key = TestKey::new("ES256", "k1");
+    let claims =
+        tokens::claims_with(json!({ "scope": "read write admin", "realm_access": { "roles": ["ops", "dev"] } }));
+    let identity = verifier(&key).verify(&key.token(&key.header(), &claims), Clock::System.now()).unwrap();
+    let verified = Rc::new(Verified { identity, seen_generation: 0.into() });
+    let anybody = any_route(PathPattern::Prefix("/".into()));
+    let strict = Route {
+        audiences: vec![Audience::new(AUDIENCE)],
+        scopes: Scopes::from_values(["admin", "read"]),
+        claims: vec![ClaimRule {
+            path: vec!["realm_access".into(), "roles".into()],
+            any_of: vec![json!("admin"), json!("dev")],
+        }],
+        ..anybody.clone()
+    };
+    let mut group = criterion.benchmark_group("policy");
+    for (name, route) in [("any token", &anybody), ("audience, scopes and a claim", &strict)] {
+        assert!(authorize(route, Some(verified.clone())).is_ok());
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| authorize(black_box(route), Some(verified.clone())).is_ok());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(decision, verification, cache, paths, routes, policy);
 criterion_main!(decision);

@@ -1,4 +1,5 @@
-"""Sidegate for a peer rig: `sidegate` verifies every token, `sidegate-plain` is the same proxy on a route without.
+"""Sidegate for a peer rig: `sidegate` verifies every token, `sidegate-plain` is the same proxy on a route without,
+`sidegate-2` has two workers.
 
 Runs $SIDEGATE_BIN where it is set, else this tree's release build."""
 import os
@@ -10,7 +11,7 @@ from rig import Sut, free_port
 BINARY = Path(os.environ.get("SIDEGATE_BIN") or Path(__file__).resolve().parents[2] / "target/release/sidegate")
 
 CONFIG = """
-workers: 1
+workers: {workers}
 listeners:
   - name: bench
     address: 127.0.0.1:{port}
@@ -46,8 +47,8 @@ routes:
 class Sidegate(Sut):
     algs = {"RS256", "ES256", "HS256", "EdDSA"}
 
-    def __init__(self, name, auth=True):
-        self.name, self.auth = name, auth
+    def __init__(self, name, auth=True, workers=1):
+        self.name, self.auth, self.workers = name, auth, workers
 
     def binary(self):
         return str(BINARY) if os.access(BINARY, os.X_OK) else None
@@ -59,7 +60,8 @@ class Sidegate(Sut):
         return subprocess.run([self.binary(), "--version"], text=True, capture_output=True, check=True).stdout.strip()
 
     def command(self, ctx):
-        config = CONFIG.format(port=ctx.port, admin=free_port(), connections=ctx.conns + 1024, upstream=ctx.upstream)
+        config = CONFIG.format(workers=self.workers, port=ctx.port, admin=free_port(), connections=ctx.conns + 1024,
+                               upstream=ctx.upstream)
         verify = self.auth and ctx.alg
         if verify:
             config += PROVIDER.format(issuer=ctx.issuer, audience=ctx.audience, alg=ctx.alg, keys=self.keys(ctx))
@@ -76,4 +78,4 @@ class Sidegate(Sut):
         return f"hmac_secret: {{ from_file: {secret} }}"
 
 
-SUTS = [Sidegate("sidegate"), Sidegate("sidegate-plain", auth=False)]
+SUTS = [Sidegate("sidegate"), Sidegate("sidegate-plain", auth=False), Sidegate("sidegate-2", workers=2)]

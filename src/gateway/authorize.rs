@@ -8,7 +8,7 @@ use super::config::{Auth, ClaimRule, Route};
 use crate::token::{Identity, cache::Verified};
 
 /// Proof that a request may take a route. `forward` asks for one, and nothing else makes them.
-pub(super) struct Permit<'a> {
+pub struct Permit<'a> {
     route: &'a Route,
     identity: Option<Rc<Verified>>,
 }
@@ -32,7 +32,7 @@ impl<'a> Permit<'a> {
 
 /// Why an identity may not take a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Denial {
+pub enum Denial {
     /// The route needs somebody, and there is nobody.
     Anonymous,
     /// The token is a good one, of a provider that the route does not take.
@@ -46,7 +46,10 @@ pub(super) enum Denial {
 }
 
 /// Decides about `identity` on `route`.
-pub(super) fn authorize(route: &Route, identity: Option<Rc<Verified>>) -> Result<Permit<'_>, Denial> {
+///
+/// # Errors
+/// The first thing that the route asks for and the identity lacks.
+pub fn authorize(route: &Route, identity: Option<Rc<Verified>>) -> Result<Permit<'_>, Denial> {
     match (&identity, route.auth) {
         (None, Auth::Required) => return Err(Denial::Anonymous),
         (None, Auth::Optional | Auth::None) => {}

@@ -11,7 +11,7 @@ use super::{
     reject::Rejection,
     streams::{self, Watched},
     tunnel,
-    upstream::Handshaken,
+    upstream::{Handshaken, UpstreamFailure},
     websocket::Handshake,
 };
 use crate::http::{Body, RequestBody};
@@ -58,6 +58,10 @@ impl Worker {
         Ok(match opening.await.map_err(Rejection::Upstream)? {
             Handshaken::Tunnel(head, upstream) => {
                 handshake.answer(&head.headers, tunnel::tunnel(self.clone(), upstream, self.watch(permit)))
+            }
+            // Over HTTP/2 it would be taken for a yes.
+            Handshaken::Refused(response) if handshake.is_agreed_by(response.status()) => {
+                return Err(Rejection::Upstream(UpstreamFailure::Broken));
             }
             Handshaken::Refused(response) => response,
         })

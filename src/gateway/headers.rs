@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -129,6 +129,14 @@ const fn lengths(names: &[&str]) -> u64 {
         n += 1;
     }
     bits
+}
+
+/// HTTP/2 says in the target whom a request is for, and so may HTTP/1 (RFC 9112 §3.2.2); from here on Host says it.
+pub(super) fn name_host<B>(request: &mut Request<B>) {
+    let host = request.uri().authority().and_then(|named| HeaderValue::try_from(named.as_str()).ok());
+    if let Some(host) = host {
+        request.headers_mut().entry(header::HOST).or_insert(host);
+    }
 }
 
 /// Makes a request's headers what the upstream is to see. `named` is what its `Connection` names.

@@ -2,7 +2,7 @@
 
 mod authenticate;
 mod authority;
-mod authorize;
+pub mod authorize;
 pub mod config;
 mod cors;
 mod exchange;
@@ -13,7 +13,7 @@ pub mod path;
 pub mod rate;
 mod readings;
 mod reject;
-mod route;
+pub mod route;
 mod streams;
 mod tunnel;
 mod upstream;
@@ -275,6 +275,7 @@ impl Worker {
             Some(_) | None => None,
         };
         let (version, trusted) = (request.version(), is_trusted(proxies, peer));
+        headers::name_host(&mut request);
         headers::to_upstream(request.headers_mut(), named, version, &gateway.reserved, peer, trusted, &permit);
         let answer = match websocket {
             None => self.exchange(&permit, request, is_grpc, decided).await,

@@ -5,7 +5,7 @@ use http::Method;
 use super::config::{HostPattern, PathPattern, Route};
 
 /// The first route for this host, path (decoded) and method, with its index.
-pub(super) fn find<'a>(routes: &'a [Route], host: &str, path: &str, method: &Method) -> Option<(usize, &'a Route)> {
+pub fn find<'a>(routes: &'a [Route], host: &str, path: &str, method: &Method) -> Option<(usize, &'a Route)> {
     routes.iter().enumerate().find(|(_, route)| {
         path_matches(&route.path, path)
             && (route.methods.is_empty() || route.methods.contains(method))

@@ -57,11 +57,21 @@ impl Handshake {
         }
     }
 
+    /// Whether the client would take an answer with this status for the beginning of the tunnel (RFC 8441 §5: any 2xx).
+    pub(super) fn is_agreed_by(&self, status: StatusCode) -> bool {
+        match self {
+            Self::Upgrade(_) => status == StatusCode::SWITCHING_PROTOCOLS,
+            Self::Connect => status.is_success(),
+        }
+    }
+
     /// The answer that begins the tunnel: the upstream's, as far as it is for the client.
     pub(super) fn answer(&self, upstream: &HeaderMap, tunnel: Tunnel) -> Response<Body> {
         let mut response = Response::new(Body::Tunnel(tunnel));
         let headers = response.headers_mut();
         *headers = upstream.clone();
+        // A tunnel has none, whatever the upstream said (RFC 9110 §8.6, §9.3.6); over HTTP/2 it would be reset for it.
+        headers.remove(header::CONTENT_LENGTH);
         match self {
             Self::Upgrade(key) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Handler, config::Limits, http1, http2, io::WatchedStream, tls::Terminator, watch::Watch};
+use super::{Handler, config::Limits, http1, http2, io::WatchedStream, tls::Terminator, watch::Watch, worker::Entry};
 use crate::{http::Peer, telemetry::Metrics};
 
 /// What a connection needs to be served.
@@ -26,8 +26,8 @@ pub(super) struct Context<H> {
     pub(super) metrics: Metrics,
 }
 
-/// Serves a connection until either end has had enough. The watch may end it at any await.
-pub(super) async fn serve<H: Handler>(connection: Connection, context: Context<H>) {
+/// Serves a connection until either end has had enough. The watch may end it at any await; the entry goes when it ends.
+pub(super) async fn serve<H: Handler>(connection: Connection, context: Context<H>, _entry: Entry) {
     let Connection { stream, tls, peer } = connection;
     let mut stream = WatchedStream::new(stream, context.watch.clone());
     // Boxed, each: what waits for its first byte, and what has been parked, need not have room for all that may come.

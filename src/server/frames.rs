@@ -28,6 +28,11 @@ const PER_REQUEST: u32 = 20;
 const RESET: u32 = 2 * PER_REQUEST;
 /// As many bytes of a body, or of our answers, allow for one frame besides: a window is opened for less than that by nobody.
 const BYTES_PER_FRAME: usize = 512;
+/// A frame with less than this, in bytes, takes more room than it brings, and flow control counts only what it brings.
+const SMALL: usize = 64;
+/// How many such frames may lie here unread. Who types, plays or streams small messages sends nothing else, and as many as
+/// are read; who sends them to a reader that is slow fills a stream's window with about so many.
+const MOST_UNREAD: u32 = 20_000;
 
 /// A client's stream on which frames are counted.
 pub(super) struct FrameGuard<S> {
@@ -44,13 +49,19 @@ pub(super) struct FrameGuard<S> {
     skip: usize,
     /// Bytes that have gone either way and have not been turned into credit yet.
     traffic: usize,
+    /// Small frames of bodies that have come and not been read.
+    unread: u32,
+    /// How many frames have been read since this was last looked at.
+    read: Rc<Cell<u32>>,
 }
 
 impl<S> FrameGuard<S> {
-    /// The stream begins with the preface. `clock` may be coarse.
-    pub(super) fn new(stream: S, clock: Rc<Cell<Instant>>, metrics: Metrics) -> Self {
+    /// The stream begins with the preface. `clock` may be coarse. `read` is where is counted how many frames of bodies have
+    /// been read.
+    pub(super) fn new(stream: S, clock: Rc<Cell<Instant>>, read: Rc<Cell<u32>>, metrics: Metrics) -> Self {
         let paid = clock.get();
-        Self { stream, metrics, clock, paid, credit: CREDIT, head: [0; HEAD], have: 0, skip: PREFACE, traffic: 0 }
+        let head = [0; HEAD];
+        Self { stream, metrics, clock, paid, credit: CREDIT, head, have: 0, skip: PREFACE, traffic: 0, unread: 0, read }
     }
 
     /// Goes through what has come; whether it is more than an honest client would send.
@@ -58,7 +69,10 @@ impl<S> FrameGuard<S> {
         let seconds = self.clock.get().saturating_duration_since(self.paid).as_secs();
         if seconds > 0 {
             self.paid = self.clock.get();
-            self.add(PER_SECOND.saturating_mul(u32::try_from(seconds).unwrap_or(u32::MAX)));
+            let credit = PER_SECOND.saturating_mul(u32::try_from(seconds).unwrap_or(u32::MAX));
+            self.add(credit);
+            // Those of a request that was given up are read by nobody, and gone all the same.
+            self.unread = self.unread.saturating_sub(credit);
         }
         loop {
             let skipped = self.skip.min(bytes.len());
@@ -80,13 +94,17 @@ impl<S> FrameGuard<S> {
 
     /// One frame: what it costs, or what it earns.
     fn frame(&mut self) -> bool {
-        let [a, b, c, kind, ..] = self.head;
+        let [a, b, c, kind, flags, ..] = self.head;
         self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
         let cost = match kind {
             DATA if self.skip > 0 => {
                 self.earn(self.skip);
-                // A byte at a time is work too.
-                u32::from(self.skip < BYTES_PER_FRAME / 8)
+                self.unread = (self.unread + u32::from(self.skip < SMALL)).saturating_sub(self.read.take());
+                if self.unread > MOST_UNREAD {
+                    return true;
+                }
+                // Padding may be all there is, and nobody who is honest pads.
+                u32::from(flags & PADDED != 0)
             }
             HEADERS => {
                 self.add(PER_REQUEST);
@@ -130,6 +148,7 @@ const PREFACE: usize = 24;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const PADDED: u8 = 8;
 
 impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -134,7 +134,11 @@ impl<F> Worker<F> {
         let Ok(address_text) = HeaderValue::try_from(ip.to_string()) else { return };
         let peer = Peer { address: ip, address_text, secure: tls.is_some(), issuer, certificate: None };
         let watch = Watch::new(connections.clock.clone(), tls.is_some());
-        let serving = connection::serve(
+        let id = connections.next_id();
+        // Whichever way the task ends, by itself, by the watch or by a panic, its entry goes with it. It is handed over, as
+        // an async block around the two would hold the connection twice: before it is first polled, and then.
+        let entry = Entry { connections: connections.clone(), id, _place: place };
+        let task = spawn_local(connection::serve(
             Connection { stream, tls, peer },
             Context {
                 handler: handler.clone(),
@@ -142,14 +146,8 @@ impl<F> Worker<F> {
                 limits: self.limits,
                 metrics: self.metrics.clone(),
             },
-        );
-        let id = connections.next_id();
-        // Whichever way the task ends, by itself, by the watch or by a panic, its entry goes with it.
-        let entry = Entry { connections: connections.clone(), id, _place: place };
-        let task = spawn_local(async move {
-            let _entry = entry;
-            serving.await;
-        });
+            entry,
+        ));
         connections.open.borrow_mut().insert(id, (watch, task.abort_handle()));
     }
 }
@@ -197,7 +195,7 @@ impl Connections {
 }
 
 /// Takes a connection off the list when its task ends.
-struct Entry {
+pub(super) struct Entry {
     connections: Rc<Connections>,
     id: u64,
     _place: Place,

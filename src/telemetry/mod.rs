@@ -86,6 +86,15 @@ impl Metrics {
         let build = add.gauges("sidegate_build_info", "Always 1; says which version runs.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(process::ProcessCollector::new()?))?;
+        let tls_reloads = add.counters(
+            "sidegate_tls_reloads_total",
+            "Files of certificates, keys and client CAs that changed on disk, by whether they were taken up.",
+            &["result"],
+        )?;
+        // There from the start: who is alarmed by a rise does not see one from nothing to one.
+        for result in ["ok", "failed"] {
+            tls_reloads.with_label_values(&[result]);
+        }
         let series = Series {
             requests: add.counters(
                 "sidegate_requests_total",
@@ -186,11 +195,7 @@ impl Metrics {
                 "Client connections closed as soon as they were accepted, by listener and reason.",
                 &["listener", "reason"],
             )?,
-            tls_reloads: add.counters(
-                "sidegate_tls_reloads_total",
-                "Files of certificates, keys and client CAs that changed on disk, by whether they were taken up.",
-                &["result"],
-            )?,
+            tls_reloads,
             certificate_expiry: add.gauges(
                 "sidegate_tls_certificate_expiry_timestamp_seconds",
                 "When a listener's certificate expires, in seconds since 1970.",

@@ -478,6 +478,7 @@ fn an_old_client_that_names_a_host_in_its_target_reaches_that_host() {
     assert_eq!(raw(gate.address(), b"GET http://a.example:81/x HTTP/1.0\r\n\r\n").unwrap().status, 200);
     let reached = upstream.only();
     assert_eq!((reached.target(), reached.all("host")), ("/x", vec!["a.example:81"]));
+    assert_eq!(reached.all("x-forwarded-host"), ["a.example:81"]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod revocation;
 mod server;
 mod store;
 mod storm;
+mod streams;
 mod support;
 mod tls;
 mod tokens;

@@ -7,18 +7,16 @@ use http::{
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::body::Outgoing;
+use super::outgoing::Outgoing;
+use crate::gateway::headers;
 
 /// HTTP/1.1 to an origin has the path alone in its first line, and a Host (RFC 9112 §3.2.1). `authority` is what the
 /// request is for where its client did not say.
 pub(super) fn for_http1(request: &mut Request<Outgoing>, authority: &str) {
     *request.version_mut() = Version::HTTP_11;
-    if let Some(named) = request.uri().authority() {
-        // RFC 9112 §3.2.2: the host in the target is the one the request is for. A Host beside it says the same.
-        let host = HeaderValue::try_from(named.as_str());
-        if let Ok(host) = host {
-            request.headers_mut().entry(header::HOST).or_insert(host);
-        }
+    if request.uri().authority().is_some() {
+        // It may have been on its way over HTTP/2 before, which leaves it no Host.
+        headers::name_host(request);
         *request.uri_mut() = Uri::from(target(request.uri()));
     }
     if !request.headers().contains_key(header::HOST)
@@ -39,10 +37,11 @@ pub(super) fn for_http1(request: &mut Request<Outgoing>, authority: &str) {
 /// When the host that the client named cannot stand there.
 pub(super) fn for_http2(request: &mut Request<Outgoing>, authority: &str, tls: bool) -> Result<(), BadAuthority> {
     *request.version_mut() = Version::HTTP_2;
+    // A request that was on its way over HTTP/2 before has it in its target.
     let host = request.headers_mut().remove(header::HOST);
-    let named = match (request.uri().authority(), &host) {
-        (Some(named), _) => Ok(named.clone()),
-        (None, Some(host)) => Authority::try_from(host.as_bytes()),
+    let named = match (host, request.uri().authority()) {
+        (Some(host), _) => Authority::try_from(host.as_bytes()),
+        (None, Some(named)) => Ok(named.clone()),
         (None, None) => Authority::try_from(authority),
     };
     let mut parts = http::uri::Parts::default();

@@ -17,10 +17,10 @@ use tokio::{
 
 use super::{
     Upstream, UpstreamFailure,
-    body::{Outgoing, Sending},
     connect::{Io, Protocol, connect},
     endpoint::Endpoint,
     multiplexed::Multiplexed,
+    outgoing::{Outgoing, Sending},
 };
 use crate::{gateway::config::Speech, telemetry::NotConnected};
 

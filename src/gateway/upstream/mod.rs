@@ -3,16 +3,19 @@
 //! What workers share of an upstream is [`Upstream`]: addresses, their health, the number of requests in flight. It is looked
 //! after on the control runtime. Each worker has a [`Forwarder`] of its own, with connections that no other worker uses.
 
-mod body;
+mod answering;
 mod connect;
 mod endpoint;
+mod exchange;
 mod form;
 mod forward;
 mod grpc;
 mod health;
 mod lane;
+mod lanes;
 mod limit;
 mod multiplexed;
+mod outgoing;
 mod patience;
 mod resolve;
 mod tunnel;

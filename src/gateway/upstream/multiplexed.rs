@@ -13,8 +13,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::{
-    body::{Sending, Stream},
     connect::Io,
+    outgoing::{Sending, Stream},
 };
 use crate::gateway::config::Upstream;
 

@@ -13,7 +13,7 @@ use std::{
 use slab::Slab;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::body::Sending;
+use super::outgoing::Sending;
 
 /// The notes of one worker.
 pub(in crate::gateway) struct Patience {

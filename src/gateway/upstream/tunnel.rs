@@ -1,12 +1,6 @@
 //! A WebSocket to an upstream: a connection of its own, over which the handshake goes, and then whatever is said.
 
-use std::{
-    cell::Cell,
-    future::{Future as _, poll_fn},
-    pin::pin,
-    rc::Rc,
-    time::Duration,
-};
+use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, Version, response::Parts};
@@ -24,12 +18,12 @@ use tokio::{
 
 use super::{
     UpstreamFailure,
-    body::Outgoing,
     connect::{Io, Protocol},
     form,
     forward::{Forwarder, Place},
     lane::Active,
     multiplexed::LocalExec,
+    outgoing::Outgoing,
 };
 use crate::{
     gateway::{authorize::Permit, config::Speech, headers, websocket},
@@ -40,6 +34,8 @@ use crate::{
 const MAX_REFUSAL: usize = 64 * 1024;
 /// How often a new connection is asked whether it takes extended CONNECTs: nobody says when that is settled.
 const ASK_INTERVAL: Duration = Duration::from_millis(2);
+/// How long that may take: the other end's settings are the first thing it says.
+const MAX_SETTLING: Duration = Duration::from_secs(1);
 
 /// What became of a handshake.
 pub(in crate::gateway) enum Handshaken {
@@ -114,25 +110,16 @@ async fn over_http2(io: Io, mut request: Request<Outgoing>, authority: &str, tls
     form::for_http2(&mut request, authority, tls).map_err(|_| UpstreamFailure::RequestHost)?;
     let (mut sender, connection) =
         http2::Builder::new(LocalExec::default()).handshake(TokioIo::new(io)).await.map_err(broken)?;
-    let offered = Rc::new(Cell::new(false));
-    let seen = offered.clone();
-    spawn_local(async move {
-        let mut connection = pin!(connection);
-        // Whoever uses the connection is told of its end by the handshake or the tunnel that it breaks.
-        let _ended = poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
-            seen.set(connection.is_extended_connect_protocol_enabled());
-            polled
-        })
-        .await;
-    });
+    // What moves frames is a task of its own by now.
     let settled = async {
-        while !offered.get() {
+        while !connection.is_extended_connect_protocol_enabled() {
             sleep(ASK_INTERVAL).await;
         }
     };
     // RFC 8441 §3: who does not offer it is not asked.
-    timeout(Duration::from_secs(1), settled).await.map_err(|_| UpstreamFailure::Broken)?;
+    timeout(MAX_SETTLING, settled).await.map_err(|_| UpstreamFailure::Broken)?;
+    // Whoever uses the connection is told of its end by the handshake or the tunnel that it breaks.
+    spawn_local(connection);
     let response = sender.send_request(request).await.map_err(broken)?;
     let agreed = response.status().is_success();
     Ok((response, agreed))

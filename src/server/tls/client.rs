@@ -62,7 +62,9 @@ fn distinguished_name(name: &X509Name<'_>) -> String {
     let parts: Vec<&RelativeDistinguishedName<'_>> = name.iter().collect();
     let mut text = String::new();
     for (n, part) in parts.into_iter().rev().enumerate() {
-        for (m, attribute) in part.iter().enumerate() {
+        // §2.2 leaves their order free; this is OpenSSL's, and with it that of most proxies.
+        let attributes: Vec<_> = part.iter().collect();
+        for (m, attribute) in attributes.into_iter().rev().enumerate() {
             match (n, m) {
                 (0, 0) => {}
                 (_, 0) => text.push(','),

@@ -39,6 +39,11 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), file }
     }
 
+    /// Its private key, for those that sign on their own.
+    pub(crate) fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// Signs a certificate, into `{at}.pem` and `{at}.key`. Each comes into place whole, the certificate first.
     pub(crate) fn sign(&self, at: &Path, params: CertificateParams) -> Issued {
         self.sign_for(at, params, &rcgen::PKCS_ECDSA_P256_SHA256)

@@ -41,6 +41,7 @@ fn a_certificate_that_changes_is_shown_to_new_connections() {
         ((expiry(gate, "cert.pem") - now) / 86_400.0).round()
     };
     assert_eq!(days_left(&gate), 30.0);
+    assert!(gate.admin("/metrics").text().contains("sidegate_tls_reloads_total{result=\"failed\"} 0"));
 
     let two = ca.sign(&gate.dir().join("cert"), for_days(60, 0)).der();
     wait_for("the new one to be shown", || (shown(gate.address(), "localhost") == two.to_vec()).then_some(()));

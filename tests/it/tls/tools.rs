@@ -1,11 +1,16 @@
 //! curl and openssl, unmodified.
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use rustls::version::TLS13;
 
 use super::{certificates, tls_config};
 use crate::support::{
     Sidegate, Upstream,
-    tls::{Ca, common_name, names},
+    tls::{Ca, Issued, ask, client, common_name, dial, names, put},
     tool,
 };
 
@@ -69,5 +74,38 @@ fn openssl_resumes_its_session() {
         assert!(first.contains("Verification: OK"), "{first}");
         let second = connect(&[version, "-sess_in", "session.pem"]);
         assert!(second.contains("Reused, ") && second.contains("hello"), "{second}");
+    }
+}
+
+#[test]
+fn openssl_writes_subjects_in_the_same_way() {
+    let Some(openssl) = tool("openssl") else { return };
+    let upstream = Upstream::start();
+    let (gate, ca) = start(&upstream);
+    put(&gate.dir().join("ca.key"), &ca.key());
+    put(&gate.dir().join("req.cnf"), "[req]\ndistinguished_name = dn\n[dn]\n");
+    let openssl = |args: &[&str]| {
+        let output = Command::new(&openssl).current_dir(gate.dir()).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for subject in [
+        "/C=DE/ST=Berlin/L=Mitte/O=Example, Inc./CN=alice",
+        // One part of two attributes, and a person.
+        "/DC=test/DC=example/OU=Tür+UID=u-17/CN=Zoë \"Z\" <z>+serialNumber=5/emailAddress=z@example.test",
+        "/CN=#1; b/2.5.4.3=c\\\\d",
+    ] {
+        let request = ["req", "-config", "req.cnf", "-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-newkey", "ec"];
+        let key = ["-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "own.key", "-out", "own.pem"];
+        let what = ["-utf8", "-multivalue-rdn", "-subj", subject, "-addext", "basicConstraints=critical,CA:FALSE"];
+        openssl(&[&request[..], &key, &what].concat());
+        let written = openssl(&["x509", "-in", "own.pem", "-noout", "-subject", "-nameopt", "RFC2253"]);
+        let own = Issued { cert_file: gate.dir().join("own.pem"), key_file: gate.dir().join("own.key") };
+        let config = Arc::new(client(&ca.file, &TLS13, Some(&own)));
+        assert_eq!(ask(&mut dial(gate.address(), &config, "localhost").unwrap(), "/", "").unwrap(), 200);
+        assert_eq!(
+            upstream.only().all("x-client-cert-subject"),
+            [written.trim_end().strip_prefix("subject=").unwrap()]
+        );
     }
 }

@@ -6,6 +6,7 @@ use super::{
     ended,
     frames::{Frames, INTERNAL_ERROR, data, head, reset},
     gate,
+    peer::{Peer, Wire, whole},
 };
 use crate::support::{
     Upstream,
@@ -117,6 +118,20 @@ fn a_connection_in_doubt_is_not_used_again() {
             assert_eq!(connection.answer(false).unwrap().text(), "hello", "{head}");
         }
         assert_eq!(upstream.connections(), 3, "{head}");
+    }
+}
+
+#[test]
+fn a_head_may_be_large_up_to_a_bound() {
+    for wire in [Wire::Http1, Wire::Http2] {
+        let peer = Peer::start(&wire, |request| async move {
+            let size = request.uri().path()[1..].parse().unwrap();
+            http::Response::builder().header("x-large", "y".repeat(size)).body(whole("")).unwrap()
+        });
+        let gate = gate(&format!("{}, retries: 0", peer.config()));
+        for (size, expected) in [(100, 200), (40_000, 200), (200_000, 502), (100, 200)] {
+            assert_eq!(gate.get(&format!("/{size}"), &[]).status, expected, "{size} from {}", peer.url());
+        }
     }
 }
 
