@@ -151,21 +151,23 @@ impl http_body::Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let frame = Pin::new(incoming).poll_frame(cx);
+        let this = &mut *self;
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let frame = Pin::new(&mut *incoming).poll_frame(cx);
         match &frame {
             Poll::Ready(frame) => {
-                self.progress.waiting.set(None);
-                self.progress.ended.set(frame.is_none());
-                self.progress.frame_read();
+                this.progress.waiting.set(None);
+                // Whoever knows that this was the last frame may not ask for another.
+                this.progress.ended.set(frame.is_none() || incoming.is_end_stream());
+                this.progress.frame_read();
             }
-            Poll::Pending if self.progress.waiting.get().is_none() => self.progress.waiting.set(Some(Instant::now())),
+            Poll::Pending if this.progress.waiting.get().is_none() => this.progress.waiting.set(Some(Instant::now())),
             Poll::Pending => {}
         }
         frame.map(|frame| {
             frame.map(|frame| {
                 let frame = frame?;
-                self.count(&frame).map(|()| frame)
+                this.count(&frame).map(|()| frame)
             })
         })
     }

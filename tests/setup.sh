@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, a Python environment with
+# Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, a Python environment with
 # Authlib, oauth4webapi for Node.js, kubectl, promtool, cargo-deny. Everything but Debian's packages goes under
 # target/test-tools and tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
 set -euo pipefail
@@ -46,6 +46,8 @@ mkdir -p "$tools/bin"
 
 # --- Debian's packages -------------------------------------------------------------------------------------------
 have curl || apt curl ca-certificates
+have openssl || apt openssl
+have h2load || apt nghttp2-client
 have python3 || apt python3 python3-venv
 have node && have npm || apt nodejs npm
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die "Python 3.9 or newer is needed"

@@ -3,7 +3,7 @@
 //! hyper takes a lone LF for the end of a line, merges equal lengths, and forgets a length beside a transfer coding. Each
 //! may be read by one rule of RFC 9112 or another, so a proxy before us, or a service behind us, may read it differently
 //! (request smuggling). What hyper hands on no longer shows them; so the bytes are looked at on their way to hyper. To know
-//! which bytes are a head, each read ends where a head does: what follows waits until it is known to be a body, or not.
+//! which bytes are a head, each read ends where a head and its body do: what follows waits until those are handed on.
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,8 +24,8 @@ use crate::http::{BodyProgress, HeadFault};
 enum Next {
     /// A request's head.
     Head,
-    /// A head has been read to its end, and hyper has not handed it on yet.
-    Handover,
+    /// A head has been read to its end, and so many bytes of what follows it; hyper has not handed it on yet.
+    Handover(usize),
     /// A body of so many bytes more.
     Body(u64),
     /// A body in chunks: its reader tells when it has ended.
@@ -36,8 +36,9 @@ enum Next {
 /// handed the requests.
 pub(super) struct Heads {
     next: Cell<Next>,
-    /// How far the body of the latest request has come.
+    /// How far the body of the latest request has come, if it has one.
     body: Rc<BodyProgress>,
+    has_body: Cell<bool>,
     head: RefCell<Head>,
     /// Bytes that came together with the end of what was before them, or that were read before hyper was there.
     held: RefCell<Bytes>,
@@ -46,21 +47,31 @@ pub(super) struct Heads {
 impl Heads {
     /// At the start of a connection of which `held` has been read. `body` is told of the ends of bodies.
     pub(super) fn new(held: Bytes, body: Rc<BodyProgress>) -> Rc<Self> {
-        Rc::new(Self { next: Cell::new(Next::Head), body, head: RefCell::default(), held: RefCell::new(held) })
+        Rc::new(Self {
+            next: Cell::new(Next::Head),
+            body,
+            has_body: Cell::default(),
+            head: RefCell::default(),
+            held: RefCell::new(held),
+        })
     }
 
     /// A request has been handed on: what was wrong with its head. Says by `has_body` whether a body follows.
     pub(super) fn taken(&self, has_body: bool) -> Result<(), HeadFault> {
-        if self.next.get() != Next::Handover {
-            return Err(HeadFault::Pipelined);
-        }
+        let Next::Handover(ahead) = self.next.get() else { return Err(HeadFault::Pipelined) };
         let head = std::mem::take(&mut *self.head.borrow_mut());
-        self.next.set(match (has_body, head.length) {
-            (false, _) => Next::Head,
-            (true, Some(length)) => Next::Body(length),
-            (true, None) => Next::Chunks,
-        });
-        head.fault.map_or(Ok(()), Err)
+        let (next, sound) = match (has_body, head.length) {
+            (true, Some(length)) => match length - ahead as u64 {
+                0 => (Next::Head, true),
+                left => (Next::Body(left), true),
+            },
+            (true, None) => (Next::Chunks, head.coded),
+            // Whatever of a body has been let through is none to hyper.
+            (false, _) => (Next::Head, ahead == 0),
+        };
+        self.next.set(next);
+        self.has_body.set(has_body);
+        if sound { head.fault.map_or(Ok(()), Err) } else { Err(HeadFault::Length) }
     }
 
     /// What comes next, now that the body may have ended.
@@ -71,9 +82,11 @@ impl Heads {
         self.next.get()
     }
 
-    /// Whether nothing is under way: no body left unread, no head begun.
+    /// Whether nothing is under way: no body that its reader has left unread, no head begun. After such a body hyper ends
+    /// the connection, as soon as it has seen what is left of it.
     pub(super) fn at_rest(&self) -> bool {
-        self.next() == Next::Head && self.held.borrow().is_empty() && self.head.borrow().is_empty()
+        let unread = self.has_body.get() && !self.body.has_ended();
+        !unread && self.next() == Next::Head && self.held.borrow().is_empty() && self.head.borrow().is_empty()
     }
 
     /// hyper is gone and gives back what it had read; it will be read once more.
@@ -93,13 +106,14 @@ impl Heads {
     /// How many of the bytes that have come hyper may see now.
     fn admit(&self, bytes: &[u8]) -> usize {
         match self.next() {
-            Next::Head => match self.head.borrow_mut().read(bytes) {
-                Some(end) => {
-                    self.next.set(Next::Handover);
-                    end
-                }
-                None => bytes.len(),
-            },
+            Next::Head => {
+                let mut head = self.head.borrow_mut();
+                let Some(end) = head.read(bytes) else { return bytes.len() };
+                // What is known to be its body may come along, rather than wait to be copied.
+                let ahead = head.body_within(bytes.len() - end);
+                self.next.set(Next::Handover(ahead));
+                end + ahead
+            }
             Next::Body(left) => {
                 let taken = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
                 let left = left - taken as u64;
@@ -108,7 +122,7 @@ impl Heads {
             }
             Next::Chunks => bytes.len(),
             // Until the head is handed on, nobody knows what follows it.
-            Next::Handover => 0,
+            Next::Handover(_) => 0,
         }
     }
 }
@@ -151,6 +165,15 @@ impl Head {
         }
         self.keep(&bytes[start..]);
         None
+    }
+
+    /// How many of so many bytes that follow the head are its body.
+    fn body_within(&self, bytes: usize) -> usize {
+        match (self.fault, self.coded, self.length) {
+            (Some(_), ..) | (None, false, None) => 0,
+            (None, true, _) => bytes,
+            (None, false, Some(length)) => usize::try_from(length).map_or(bytes, |length| length.min(bytes)),
+        }
     }
 
     /// The end of what is kept matters too: it may be the CR before an LF.
@@ -236,7 +259,7 @@ impl<S> HeadGuard<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.heads.next.get() == Next::Handover {
+        if matches!(this.heads.next.get(), Next::Handover(_)) {
             // hyper reads ahead while it is busy with the request before. It takes the head it has first, in this same task, and
             // then asks again, so nobody has to be woken.
             return Poll::Pending;
