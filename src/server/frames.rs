@@ -26,13 +26,15 @@ const PER_SECOND: u32 = 50;
 const PER_REQUEST: u32 = 20;
 /// What a reset costs: a hundred in a row that follow their requests at once are the end of a connection.
 const RESET: u32 = 2 * PER_REQUEST;
-/// As many bytes of a body, or of our answers, allow for one frame besides: a window is opened for less than that by nobody.
+/// As many bytes of a body allow for one frame besides.
 const BYTES_PER_FRAME: usize = 512;
-/// A frame with less than this, in bytes, takes more room than it brings, and flow control counts only what it brings.
-const SMALL: usize = 64;
-/// How many such frames may lie here unread. Who types, plays or streams small messages sends nothing else, and as many as
-/// are read; who sends them to a reader that is slow fills a stream's window with about so many.
-const MOST_UNREAD: u32 = 20_000;
+/// As many bytes of ours allow for one frame by which a client answers them. Those of gRPC open two windows for each small
+/// message, which is 17 bytes at the least, and measure with a ping how long it took.
+const BYTES_PER_ANSWER: usize = 4;
+/// What a ping takes of that: more than the 17 bytes allow for that we say to it.
+const PINGED: usize = 6;
+/// How many such answers may be outstanding: the messages of some windows.
+const MOST_ANSWERS: usize = 50_000;
 
 /// A client's stream on which frames are counted.
 pub(super) struct FrameGuard<S> {
@@ -47,21 +49,28 @@ pub(super) struct FrameGuard<S> {
     have: usize,
     /// What is left of the frame whose head has come, or of the preface.
     skip: usize,
-    /// Bytes that have gone either way and have not been turned into credit yet.
+    /// Bytes of bodies that have come and have not been turned into credit yet.
     traffic: usize,
-    /// Small frames of bodies that have come and not been read.
-    unread: u32,
-    /// How many frames have been read since this was last looked at.
-    read: Rc<Cell<u32>>,
+    /// Bytes of ours that have not been answered.
+    written: usize,
 }
 
 impl<S> FrameGuard<S> {
-    /// The stream begins with the preface. `clock` may be coarse. `read` is where is counted how many frames of bodies have
-    /// been read.
-    pub(super) fn new(stream: S, clock: Rc<Cell<Instant>>, read: Rc<Cell<u32>>, metrics: Metrics) -> Self {
+    /// The stream begins with the preface. `clock` may be coarse.
+    pub(super) fn new(stream: S, clock: Rc<Cell<Instant>>, metrics: Metrics) -> Self {
         let paid = clock.get();
-        let head = [0; HEAD];
-        Self { stream, metrics, clock, paid, credit: CREDIT, head, have: 0, skip: PREFACE, traffic: 0, unread: 0, read }
+        Self {
+            stream,
+            metrics,
+            clock,
+            paid,
+            credit: CREDIT,
+            head: [0; HEAD],
+            have: 0,
+            skip: PREFACE,
+            traffic: 0,
+            written: 0,
+        }
     }
 
     /// Goes through what has come; whether it is more than an honest client would send.
@@ -69,10 +78,7 @@ impl<S> FrameGuard<S> {
         let seconds = self.clock.get().saturating_duration_since(self.paid).as_secs();
         if seconds > 0 {
             self.paid = self.clock.get();
-            let credit = PER_SECOND.saturating_mul(u32::try_from(seconds).unwrap_or(u32::MAX));
-            self.add(credit);
-            // Those of a request that was given up are read by nobody, and gone all the same.
-            self.unread = self.unread.saturating_sub(credit);
+            self.add(PER_SECOND.saturating_mul(u32::try_from(seconds).unwrap_or(u32::MAX)));
         }
         loop {
             let skipped = self.skip.min(bytes.len());
@@ -99,11 +105,8 @@ impl<S> FrameGuard<S> {
         let cost = match kind {
             DATA if self.skip > 0 => {
                 self.earn(self.skip);
-                self.unread = (self.unread + u32::from(self.skip < SMALL)).saturating_sub(self.read.take());
-                if self.unread > MOST_UNREAD {
-                    return true;
-                }
-                // Padding may be all there is, and nobody who is honest pads.
+                // However little it brings: who types, plays or streams small messages sends nothing else, and what lies here
+                // unread the library counts. But padding may be all there is, and nobody who is honest pads.
                 u32::from(flags & PADDED != 0)
             }
             HEADERS => {
@@ -111,7 +114,9 @@ impl<S> FrameGuard<S> {
                 0
             }
             RST_STREAM => RESET,
-            // Empty data, PRIORITY, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION, and what nobody knows.
+            WINDOW_UPDATE => self.unasked(1),
+            PING => self.unasked(PINGED),
+            // Empty data, PRIORITY, SETTINGS, GOAWAY, CONTINUATION, and what nobody knows.
             _ => 1,
         };
         match self.credit.checked_sub(cost) {
@@ -120,6 +125,17 @@ impl<S> FrameGuard<S> {
                 false
             }
             None => true,
+        }
+    }
+
+    /// What a frame costs that may answer to bytes of ours: nothing, if it does.
+    fn unasked(&mut self, answers: usize) -> u32 {
+        match self.written.checked_sub(answers * BYTES_PER_ANSWER) {
+            Some(left) => {
+                self.written = left;
+                0
+            }
+            None => 1,
         }
     }
 
@@ -136,7 +152,7 @@ impl<S> FrameGuard<S> {
 
     fn note(&mut self, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = wrote {
-            self.earn(bytes);
+            self.written = (self.written + bytes).min(MOST_ANSWERS * BYTES_PER_ANSWER);
         }
         wrote
     }
@@ -148,6 +164,8 @@ const PREFACE: usize = 24;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
 const PADDED: u8 = 8;
 
 impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {

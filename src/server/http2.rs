@@ -1,7 +1,7 @@
 //! A connection that speaks HTTP/2: several requests at a time, each in a task of its own.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     convert::Infallible,
     future::{Future, poll_fn},
     pin::{Pin, pin},
@@ -20,10 +20,10 @@ use super::{
     Handler,
     connection::Context,
     frames::FrameGuard,
-    io::{Counted, Rewound},
+    io::Rewound,
     watch::{StreamWatch, Watch},
 };
-use crate::http::{Body, BodyError, BodyProgress, HeadFault, Peer, RequestBody, Tunnel};
+use crate::http::{Body, BodyError, HeadFault, Peer, RequestBody, Tunnel};
 
 /// How much of one request's body may lie here unread, in bytes.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -47,11 +47,10 @@ where
     // Whichever way this ends, what it has begun ends with it.
     let _streams = EndStreams(watch.clone());
     let peer = Rc::new(peer);
-    let read = Rc::<Cell<u32>>::default();
-    let streams = Streams { watch: watch.clone(), next: Rc::default(), read: read.clone() };
+    let streams = Streams { watch: watch.clone(), next: Rc::default() };
     let next = streams.next.clone();
     let service = service_fn(|mut request: Request<Incoming>| {
-        let stream = watch.stream(&read);
+        let stream = watch.stream();
         *next.borrow_mut() = Some(stream.clone());
         let upgrade = (*request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
         let many = request.headers().len() > limits.max_headers;
@@ -75,7 +74,7 @@ where
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_OWN_RESETS)
         .enable_connect_protocol();
-    let stream = FrameGuard::new(Rewound::new(begun, stream), watch.clock(), read.clone(), metrics.clone());
+    let stream = FrameGuard::new(Rewound::new(begun, stream), watch.clock(), metrics.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut told = false;
     let ended = poll_fn(|cx| {
@@ -108,7 +107,7 @@ fn answer(
     let (head, body) = response.into_parts();
     let body = match (body, upgrade) {
         (Body::Tunnel(tunnel), Some(upgrade)) => {
-            watch.run_stream(stream.clone(), run(tunnel, upgrade, stream.body()));
+            watch.run_stream(stream.clone(), run(tunnel, upgrade));
             Body::empty()
         }
         // A handler that makes a tunnel of what was no CONNECT is wrong; there is nothing to connect it to.
@@ -119,9 +118,9 @@ fn answer(
     Response::from_parts(head, ResponseBody { body, stream })
 }
 
-async fn run(tunnel: Tunnel, upgrade: OnUpgrade, body: Rc<BodyProgress>) {
+async fn run(tunnel: Tunnel, upgrade: OnUpgrade) {
     match upgrade.await {
-        Ok(client) => tunnel(Box::new(Counted::new(TokioIo::new(client), body))).await,
+        Ok(client) => tunnel(Box::new(TokioIo::new(client))).await,
         Err(error) => tracing::debug!(%error, "a tunnel was not taken"),
     }
 }
@@ -132,13 +131,12 @@ struct Streams {
     watch: Rc<Watch>,
     /// The watch of the request that was handed on last: hyper runs its task next.
     next: Rc<RefCell<Option<Rc<StreamWatch>>>>,
-    read: Rc<Cell<u32>>,
 }
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, answering: F) {
         // What comes without a request sends the end of a tunnel, and is watched by that.
-        let stream = self.next.borrow_mut().take().unwrap_or_else(|| self.watch.stream(&self.read));
+        let stream = self.next.borrow_mut().take().unwrap_or_else(|| self.watch.stream());
         self.watch.run_stream(stream, answering);
     }
 }

@@ -180,13 +180,12 @@ impl Watch {
         self.enter(Phase::KeptAlive);
     }
 
-    /// A request of several has come. `frames` is where is counted how many of their bodies have been read.
-    pub(super) fn stream(&self, frames: &Rc<Cell<u32>>) -> Rc<StreamWatch> {
+    /// A request of several has come.
+    pub(super) fn stream(&self) -> Rc<StreamWatch> {
         if self.phase.get() != Phase::Serving {
             self.enter(Phase::Serving);
         }
-        let body = Rc::new(BodyProgress::counting(frames.clone()));
-        Rc::new(StreamWatch { clock: self.clock.clone(), body, blocked: Cell::default() })
+        Rc::new(StreamWatch { clock: self.clock.clone(), body: Rc::default(), blocked: Cell::default() })
     }
 
     /// Runs what answers one of several requests, in a task of its own.

@@ -189,17 +189,17 @@ issuer:
     )
 }
 
-fn all_right(out: &Output) {
+pub(crate) fn all_right(out: &Output) {
     let (said, wrong) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success() && said.ends_with("all as it should be\n"), "{said}{wrong}");
 }
 
 /// What tests/setup.sh brings into the tree; where it is not there, the same as for a program that is not.
-fn brought(path: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn brought(path: &str, name: &str) -> Option<PathBuf> {
     let path = in_tree(path);
     if path.exists() { Some(path) } else { support::tool(name) }
 }
 
-fn in_tree(path: &str) -> PathBuf {
+pub(crate) fn in_tree(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

@@ -1,6 +1,7 @@
 //! What stays open: WebSockets, server-sent events, gRPC, uploads. Their clients and servers are stock ones, which know
 //! nothing of Sidegate.
 
+mod browser;
 mod close;
 mod events;
 mod extended;
@@ -9,6 +10,7 @@ mod handshake;
 mod interim;
 mod notes;
 mod programs;
+mod python;
 mod sockets;
 mod websocket;
 

@@ -262,3 +262,72 @@ async fn many_small_messages_are_no_flood() {
         }
     }
 }
+
+#[test]
+fn small_frames_that_nobody_reads_are_a_flood() {
+    use crate::support::frames::{DATA, END_HEADERS, Frames, HEADERS, fields, frame, request};
+
+    const PADDED: u8 = 8;
+    let key = TestKey::new("ES256", "k");
+    let bearer = format!("Bearer {}", key.good());
+    // An upstream that has its hands full: whoever comes next waits, and its body with it.
+    let upstream = Upstream::start();
+    let gate = start(
+        home(),
+        &format!("urls: ['http://{}'], max_requests: 1, queue_timeout: 1m", upstream.address()),
+        &key,
+        ALL,
+    );
+    let mut first = Frames::open(gate.listener("plain"), &[]);
+    let head = [&request("POST", "/up")[..], &[("authorization", &bearer)]].concat();
+    first.send(HEADERS, END_HEADERS, 1, &fields(&head)).unwrap();
+    crate::support::wait_for("it to arrive", || (upstream.connections() == 1).then_some(()));
+    let before = gate.metric("process_resident_memory_bytes");
+    // Whoever finds it first: what looks at frames, or the library.
+    let closed = |cause: &str| gate.metric(&format!("sidegate_connections_closed_total{{cause=\"{cause}\"}}"));
+    let flooded = || closed("http2_flood") + closed("http2_broken");
+    // A byte in each, or none at all and padding: within the windows there would be room for a million of them.
+    for (n, small) in [frame(DATA, 0, 1, b"x"), frame(DATA, PADDED, 1, &[1, 0])].iter().enumerate() {
+        let mut client = Frames::open(gate.listener("plain"), &[]);
+        client.send(HEADERS, END_HEADERS, 1, &fields(&head)).unwrap();
+        let thousand = small.repeat(1000);
+        // As many as a window takes; it may be hung up on before it has sent them.
+        let _hung_up = (0..250).find(|_| client.send_raw(&thousand).is_err());
+        crate::support::wait_for("it to be counted", || (flooded() == n as f64 + 1.0).then_some(()));
+    }
+    drop(first);
+    let grown = gate.metric("process_resident_memory_bytes") - before;
+    assert!(grown < 30e6, "{grown} bytes more");
+}
+
+#[test]
+fn who_answers_each_small_message_with_frames_is_no_flood() {
+    use crate::support::frames::{
+        DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, WINDOW_UPDATE, fields, frame, request,
+    };
+
+    const MESSAGES: usize = 4000;
+    let key = TestKey::new("ES256", "k");
+    let bearer = format!("Bearer {}", key.good());
+    let upstream = Upstream::answering(|_| {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+        (head + &"8\r\nmessages\r\n".repeat(MESSAGES) + "0\r\n\r\n").into_bytes()
+    });
+    let gate = start(home(), &format!("urls: ['http://{}']", upstream.address()), &key, ALL);
+    let mut client = Frames::open(gate.listener("plain"), &[]);
+    let head = [&request("GET", "/")[..], &[("authorization", &bearer)]].concat();
+    client.send(HEADERS, END_HEADERS | END_STREAM, 1, &fields(&head)).unwrap();
+    // As grpc-go and grpcio do, on a fast network.
+    let window = |stream| frame(WINDOW_UPDATE, 0, stream, &8u32.to_be_bytes());
+    let answer = [window(0), window(1), frame(PING, 0, 0, b"how long")].concat();
+    let mut received = 0;
+    loop {
+        let data = client.until(|frame| frame.kind == DATA).expect("the connection goes on");
+        received += data.payload.len();
+        if data.flags & END_STREAM != 0 {
+            break;
+        }
+        client.send_raw(&answer).unwrap();
+    }
+    assert_eq!(received, 8 * MESSAGES);
+}
