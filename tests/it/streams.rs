@@ -118,7 +118,6 @@ fn start(home: TempDir, upstream: &str, key: &TestKey, rest: &str) -> Sidegate {
          \x20 - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert_file: cert.pem, key_file: key.pem }}] }} }}\n\
          admin: {{ address: 127.0.0.1:0 }}\n\
          upstreams: [{{ name: app, {upstream} }}]\n\
-         log: {{ level: debug }}\n\
          {}{rest}\n",
         provider(&[key], "leeway: 0s")
     );
