@@ -10,10 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{forward::Place, lane::Lease, outgoing::Sending, patience::Waiting};
+use super::{forward::Place, http1::Http1, lane::Lease, outgoing::Sending, patience::Waiting};
 use crate::{gateway::headers, http::BodyError};
 
 /// A response's body, with the connection it comes from and its request's place, both given back with its last byte.
@@ -23,6 +22,48 @@ pub(super) struct Answering {
     /// When all of it has to be over.
     deadline: Option<Pin<Box<Sleep>>>,
     idle_timeout: Duration,
+}
+
+/// A response's body as it comes from its connection.
+pub(super) enum Incoming {
+    Http1(Rc<Http1>),
+    Http2(hyper::body::Incoming),
+}
+
+impl Incoming {
+    /// All of it, if that is here.
+    pub(super) fn take_whole(&self) -> Option<Bytes> {
+        match self {
+            Self::Http1(connection) => connection.take_whole(),
+            Self::Http2(incoming) => incoming.is_end_stream().then(Bytes::new),
+        }
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Http1(connection) => connection.poll_frame(cx),
+            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(connection) => connection.size_hint(),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
+    }
 }
 
 /// What an exchange holds until it is over.
@@ -93,7 +134,7 @@ impl Body for Answering {
                 }
                 Poll::Ready(Some(Ok(without_framing(frame))))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
             Poll::Ready(None) => {
                 this.settle();
                 Poll::Ready(None)

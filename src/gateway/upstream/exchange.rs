@@ -2,21 +2,22 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
-    task::Poll,
+    pin::pin,
+    task::{Context, Poll},
 };
 
 use http::{Request, Response};
-use hyper::{body::Incoming, client::conn::TrySendError};
 
 use super::{
     UpstreamFailure,
+    answering::Incoming,
     endpoint::Endpoint,
     form,
     lane::{Connection, Lease},
-    outgoing::{Outgoing, Sending, Stream},
+    outgoing::{Outgoing, Sending},
     patience::{Overdue, Waiting},
 };
+use crate::http::BodyError;
 
 /// A failed exchange.
 pub(super) struct Failed {
@@ -27,107 +28,87 @@ pub(super) struct Failed {
 
 /// Sends the request that is there, and leaves it there if it may be sent again.
 pub(super) async fn exchange(
-    lease: &mut Lease,
+    lease: &Lease,
     request: &mut Option<Request<Outgoing>>,
     waiting: &Waiting,
     sending: Option<&Sending>,
 ) -> Result<Response<Incoming>, Failed> {
-    let rested = lease.rested;
     let broken = Failed { why: UpstreamFailure::Broken, blame: true };
     let (connection, Endpoint { authority, server_name, .. }) = lease.parts();
     let (Some(connection), Some(mut sent)) = (connection, request.take()) else { return Err(broken) };
     let bodiless = sending.is_none();
-    let outcome = match connection {
-        Connection::One { sender, .. } => {
-            form::for_http1(&mut sent, authority);
-            // Half a microsecond, which a connection in constant use can do without: it is not the one that is timed
-            // out.
-            if rested && bodiless && sent.method().is_safe() {
-                *request = Some(form::copy(&sent));
-            }
-            in_time(pin!(sender.try_send_request(sent)), waiting).await
+    // What is left of the request when it is not answered, where that can be sent.
+    let (outcome, left) = match connection {
+        Connection::One(connection) => {
+            connection.begin(&mut sent, authority);
+            let answered = in_time(|cx| connection.poll_answer(cx), waiting).await;
+            let answered = answered.map(|answered| match answered {
+                Ok(head) => Ok(head.map(|()| Incoming::Http1(connection.clone()))),
+                Err(failed) => Err(Trouble { unprocessed: !failed.sent, error: failed.error }),
+            });
+            (answered, bodiless.then_some(sent))
         }
         Connection::Many(connection) => {
             if form::for_http2(&mut sent, authority, server_name.is_some()).is_err() {
                 return Err(Failed { why: UpstreamFailure::RequestHost, blame: false });
             }
             // A connection may be wound up at any time, while requests are under way on it.
-            if bodiless {
-                *request = Some(form::copy(&sent));
-            }
-            let answer = connection.sender().borrow_mut().try_send_request(sent.map(Stream));
-            in_time(pin!(answer), waiting).await
+            let mut left = bodiless.then(|| form::copy(&sent));
+            let mut answer = pin!(connection.sender().borrow_mut().try_send_request(sent));
+            let answered = in_time(|cx| answer.as_mut().poll(cx), waiting).await;
+            let answered = answered.map(|answered| match answered {
+                Ok(response) => Ok(response.map(Incoming::Http2)),
+                Err(mut failed) => {
+                    let untouched = failed.take_message();
+                    let error = failed.into_error();
+                    let unprocessed = untouched.is_some() || is_unprocessed(&error);
+                    left = untouched.or(left.take());
+                    Err(Trouble { unprocessed, error: error.into() })
+                }
+            });
+            (answered, left)
         }
     };
     match outcome {
-        Ok(mut response) => {
-            if form::is_sound(&mut response) {
-                return Ok(response);
-            }
-            *request = None;
-            Err(broken)
+        Ok(Ok(mut response)) => {
+            let is_sound = matches!(response.body(), Incoming::Http1(_)) || form::is_sound(&mut response);
+            if is_sound { Ok(response) } else { Err(broken) }
         }
-        Err(Trouble::Failed { error, untouched }) => {
-            let untouched = untouched.map(|sent| *sent);
-            Err(failed(&error, untouched, request, rested, sending))
+        Ok(Err(Trouble { error, .. })) if sending.is_some_and(Sending::is_broken) => {
+            tracing::debug!(%error, "a request's body broke off");
+            Err(Failed { why: UpstreamFailure::RequestBody, blame: false })
+        }
+        Ok(Err(Trouble { error, unprocessed })) => {
+            tracing::debug!(%error, "an exchange with an upstream failed");
+            // What the upstream has got nothing of, or says that it has not looked at; and what it may get twice, where it
+            // may have closed the connection in the moment in which we took it (RFC 9110 §9.2.2, RFC 9113 §8.7).
+            let may_have_crossed = lease.rested || matches!(connection, Connection::Many(_));
+            let again = |sent: &Request<_>| unprocessed || may_have_crossed && sent.method().is_safe();
+            *request = left.filter(again);
+            Err(Failed { why: UpstreamFailure::Broken, blame: !lease.rested && !unprocessed })
         }
         // Dropping the exchange closes the connection, or resets the stream.
-        Err(Trouble::Overdue(who)) => {
-            *request = None;
-            Err(match who {
-                Overdue::Upstream => Failed { why: UpstreamFailure::ResponseTimeout, blame: true },
-                Overdue::Client => Failed { why: UpstreamFailure::RequestBody, blame: false },
-            })
-        }
+        Err(Overdue::Upstream) => Err(Failed { why: UpstreamFailure::ResponseTimeout, blame: true }),
+        Err(Overdue::Client) => Err(Failed { why: UpstreamFailure::RequestBody, blame: false }),
     }
 }
 
 /// Why there is no answer.
-enum Trouble {
-    Overdue(Overdue),
-    /// With the request, where nothing of it was sent. Boxed, since it would be carried along by every answer.
-    Failed {
-        error: hyper::Error,
-        untouched: Option<Box<Request<Outgoing>>>,
-    },
+struct Trouble {
+    error: BodyError,
+    /// Whether the other end has got nothing of the request, or says that it has not looked at it.
+    unprocessed: bool,
 }
 
 /// What `exchange` comes to, unless it is kept waiting for too long.
-fn in_time<B: Into<Outgoing>>(
-    mut exchange: Pin<&mut impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>>>,
+fn in_time<T>(
+    mut exchange: impl FnMut(&mut Context<'_>) -> Poll<T>,
     waiting: &Waiting,
-) -> impl Future<Output = Result<Response<Incoming>, Trouble>> {
-    poll_fn(move |cx| match exchange.as_mut().poll(cx) {
-        Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
-        Poll::Ready(Err(mut failed)) => {
-            let untouched = failed.take_message().map(|request| Box::new(request.map(Into::into)));
-            Poll::Ready(Err(Trouble::Failed { error: failed.into_error(), untouched }))
-        }
-        Poll::Pending => waiting.poll_overdue(cx).map(|who| Err(Trouble::Overdue(who))),
+) -> impl Future<Output = Result<T, Overdue>> {
+    poll_fn(move |cx| match exchange(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
+        Poll::Pending => waiting.poll_overdue(cx).map(Err),
     })
-}
-
-/// What has become of a request that was not answered. It is left in `request` if it may be sent again: what the upstream
-/// has got nothing of, or says that it has not looked at; and what it may get twice, where it may have closed the connection
-/// in the moment in which we took it (RFC 9110 §9.2.2, RFC 9113 §8.7).
-fn failed(
-    error: &hyper::Error,
-    untouched: Option<Request<Outgoing>>,
-    request: &mut Option<Request<Outgoing>>,
-    rested: bool,
-    sending: Option<&Sending>,
-) -> Failed {
-    tracing::debug!(?error, "an exchange with an upstream failed");
-    if sending.is_some_and(Sending::is_broken) {
-        return Failed { why: UpstreamFailure::RequestBody, blame: false };
-    }
-    let mut unprocessed = is_unprocessed(error);
-    if untouched.is_some() {
-        (*request, unprocessed) = (untouched, true);
-    } else if !unprocessed && request.as_ref().is_some_and(|copy| !copy.method().is_safe()) {
-        *request = None;
-    }
-    Failed { why: UpstreamFailure::Broken, blame: !rested && !unprocessed }
 }
 
 /// Whether the other end says that it has done nothing about the request: a stream that it refused, or one that is beyond

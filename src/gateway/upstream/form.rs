@@ -1,32 +1,23 @@
-//! The form of a request in the protocol of its connection, and whether a response has the form of one.
+//! The form of a request in the protocol of its connection, and what a response says of its length.
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use http_body::Body as _;
-use hyper::body::Incoming;
 
 use super::outgoing::Outgoing;
 use crate::gateway::headers;
 
-/// HTTP/1.1 to an origin has the path alone in its first line, and a Host (RFC 9112 §3.2.1). `authority` is what the
-/// request is for where its client did not say.
+/// HTTP/1.1 to an origin has the path alone in its first line, and a Host (RFC 9112 §3.2.1). `authority` is what a handshake
+/// is for where its client did not say; other requests are written in this form by [`super::http1`].
 pub(super) fn for_http1(request: &mut Request<Outgoing>, authority: &str) {
     *request.version_mut() = Version::HTTP_11;
-    if request.uri().authority().is_some() {
-        // It may have been on its way over HTTP/2 before, which leaves it no Host.
-        headers::name_host(request);
-        *request.uri_mut() = Uri::from(target(request.uri()));
-    }
+    headers::name_host(request);
+    *request.uri_mut() = Uri::from(target(request.uri()));
     if !request.headers().contains_key(header::HOST)
         && let Ok(host) = HeaderValue::try_from(authority)
     {
         request.headers_mut().insert(header::HOST, host);
-    }
-    // hyper leaves such a body away with GET and HEAD, unless it is told how to send it.
-    if request.body().size_hint().exact().is_none() {
-        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
@@ -83,40 +74,27 @@ pub(super) fn copy(request: &Request<Outgoing>) -> Request<Outgoing> {
     copy
 }
 
-/// Whether a response can be believed to end where it says: nobody speaks another protocol now (nobody asked for one), and
-/// it has one length at most (RFC 9112 §6.3), given in one of the ways in which we read it.
-pub(super) fn is_sound(response: &mut Response<Incoming>) -> bool {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return false;
-    }
-    // hyper looks for a coding first: what it reads by its length has none.
-    let read_by_length = response.body().size_hint().exact().is_some_and(|length| length > 0);
-    let headers = response.headers_mut();
-    let length = headers.get(header::CONTENT_LENGTH);
-    if length.is_some_and(|length| !is_number(length.as_bytes())) {
-        return false;
-    }
-    // With another coding the client would get a body that nobody has decoded, and not hear of it.
-    if !read_by_length && headers.contains_key(header::TRANSFER_ENCODING) {
-        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-        let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        return length.is_none() && chunked && codings.next().is_none();
-    }
-    // Where there are as many names as there are fields, none stands twice.
-    if headers.keys_len() == headers.len() {
-        return true;
-    }
-    // What is said twice is said once from here on, if it is the same.
-    let once = length.cloned();
-    if headers.get_all(header::CONTENT_LENGTH).iter().any(|length| Some(length) != once.as_ref()) {
-        return false;
-    }
-    if let Some(once) = once {
-        headers.insert(header::CONTENT_LENGTH, once);
-    }
-    true
+/// Whether a response of HTTP/2 can be believed to end where it says: it has one length at most, given in one of the ways in
+/// which we read it, and nobody speaks another protocol now.
+pub(super) fn is_sound<B>(response: &mut Response<B>) -> bool {
+    response.status() != StatusCode::SWITCHING_PROTOCOLS && length(response.headers_mut()).is_ok()
 }
 
-fn is_number(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
+/// The length that a response names (RFC 9112 §6.3). What is said twice is said once from here on, if it is the same.
+///
+/// # Errors
+/// When that is no number, or there are two.
+pub(super) fn length(headers: &mut HeaderMap) -> Result<Option<u64>, &'static str> {
+    let Some(first) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
+    let digits = first.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let length = digits.and_then(|digits| digits.parse().ok()).ok_or("the response's length is no number")?;
+    // Where there are as many names as there are fields, none stands twice.
+    if headers.keys_len() < headers.len() {
+        let once = first.clone();
+        if headers.get_all(header::CONTENT_LENGTH).iter().any(|length| *length != once) {
+            return Err("the response has two lengths");
+        }
+        headers.insert(header::CONTENT_LENGTH, once);
+    }
+    Ok(Some(length))
 }

@@ -3,13 +3,11 @@
 use std::{pin::Pin, rc::Rc, sync::Arc, time::Instant};
 
 use http::{Method, Request, Response, Version};
-use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep_until, timeout_at};
 
 use super::{
     Upstream, UpstreamFailure,
-    answering::{Answering, Held},
+    answering::{Answering, Held, Incoming},
     connect::{Io, Protocol},
     exchange::{Failed, exchange},
     form, grpc,
@@ -100,7 +98,7 @@ impl Forwarder {
         let mut tried = Vec::new();
         let mut retries = self.upstream.config.retries;
         loop {
-            let mut lease = match self.at_hand(&tried, now) {
+            let lease = match self.at_hand(&tried, now) {
                 Ok(lease) => lease,
                 Err(chosen) => {
                     let lease = Box::pin(self.connect(chosen, &mut tried, now)).await?;
@@ -109,7 +107,7 @@ impl Forwarder {
                 }
             };
             let waiting = self.patience.note(now, self.upstream.config.response_timeout, sending.clone());
-            match exchange(&mut lease, request, &waiting, sending.as_deref()).await {
+            match exchange(&lease, request, &waiting, sending.as_deref()).await {
                 Ok(response) => {
                     self.upstream.endpoint_succeeded(&lease.lane().endpoint);
                     let held = Held { lease, sending, waiting, place };
@@ -221,9 +219,12 @@ impl Forwarder {
         headers::to_client(&mut head.headers);
         head.version = Version::HTTP_11;
         head.extensions.clear();
-        if incoming.is_end_stream() {
+        if let Some(whole) = incoming.take_whole() {
             held.settle();
-            return Response::from_parts(head, Body::empty());
+            return Response::from_parts(head, Body::from(whole));
+        }
+        if let Incoming::Http1(connection) = &incoming {
+            connection.send_rest();
         }
         held.waiting.rest();
         let body = Answering::new(incoming, held, deadline, self.upstream.config.idle_timeout);

@@ -7,27 +7,17 @@ use std::{
     time::Instant,
 };
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    sync::Notify,
-    task::{AbortHandle, spawn_local},
-    time::timeout,
-};
+use tokio::{sync::Notify, task::spawn_local, time::timeout};
 
 use super::{
     Upstream, UpstreamFailure,
     connect::{Io, Protocol, connect},
     endpoint::Endpoint,
+    http1::Http1,
     multiplexed::Multiplexed,
-    outgoing::{Outgoing, Sending},
+    outgoing::Sending,
 };
 use crate::{gateway::config::Speech, telemetry::NotConnected};
-
-/// The largest head of an HTTP/1.1 response, in bytes. Its fields are at most 100, hyper's own bound.
-const MAX_HEAD: usize = 64 * 1024;
-/// How much of a response's body may lie here before its client has taken it, and of a request's before the upstream has.
-const MAX_BUFFER: usize = 64 * 1024;
 
 /// The connections of one worker to one endpoint.
 pub(super) struct Lane {
@@ -48,8 +38,7 @@ pub(super) struct Lane {
 }
 
 struct Idle {
-    sender: SendRequest<Outgoing>,
-    task: AbortHandle,
+    connection: Rc<Http1>,
     since: Instant,
 }
 
@@ -75,7 +64,7 @@ pub(super) struct Lease {
 /// What requests are sent on.
 pub(super) enum Connection {
     /// HTTP/1.1: one at a time.
-    One { sender: SendRequest<Outgoing>, task: AbortHandle },
+    One(Rc<Http1>),
     /// HTTP/2.
     Many(Rc<Multiplexed>),
 }
@@ -109,18 +98,22 @@ impl Lane {
     pub(super) fn sweep(&self, now: Instant) {
         self.swept.set(now);
         let keep_alive = self.upstream.config.keep_alive;
-        let fresh = |idle: &Idle| !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < keep_alive;
+        let fresh =
+            |idle: &Idle| now.saturating_duration_since(idle.since) < keep_alive && idle.connection.is_at_rest();
         self.idle.borrow_mut().retain(fresh);
         self.multiplexed.borrow_mut().retain(|connection| connection.sweep(now, keep_alive));
     }
 
-    /// An idle HTTP/1.1 connection.
+    /// An idle HTTP/1.1 connection; with whether it has lain idle for a while.
     fn take_idle(&self) -> Option<(Connection, bool)> {
         let mut idle = self.idle.borrow_mut();
-        // One that has just been given back may still have its last bytes to settle; it is left for later.
-        let ready = idle.iter().rposition(|connection| connection.sender.is_ready())?;
-        let Idle { sender, task, since } = idle.remove(ready);
-        Some((Connection::One { sender, task }, since != self.swept.get()))
+        loop {
+            let Idle { connection, since } = idle.pop()?;
+            // The other end may have hung up since.
+            if connection.is_at_rest() {
+                return Some((Connection::One(connection), since != self.swept.get()));
+            }
+        }
     }
 
     /// An HTTP/2 connection with room.
@@ -156,7 +149,7 @@ impl Lane {
     async fn connect_one(&self) -> Result<Connection, NotConnected> {
         let (io, protocol) = self.open().await?;
         let connection = match protocol {
-            Protocol::Http1 => start_http1(io).await,
+            Protocol::Http1 => return Ok(Connection::One(Http1::new(io))),
             Protocol::Http2 => self.start_http2(io).await.map(|connection| {
                 connection.enter();
                 Connection::Many(connection)
@@ -217,11 +210,13 @@ impl Lane {
 
     async fn attempt_one(&self) -> Result<(), NotConnected> {
         let (io, protocol) = self.open().await?;
-        let started = match protocol {
-            Protocol::Http2 => self.start_http2(io).await.map(drop),
-            Protocol::Http1 => start_http1(io).await.map(|connection| self.put_by(connection)),
-        };
-        started.map_err(|error| self.broke_at_once(&error))
+        match protocol {
+            Protocol::Http2 => self.start_http2(io).await.map(drop).map_err(|error| self.broke_at_once(&error)),
+            Protocol::Http1 => {
+                self.put_by(Connection::One(Http1::new(io)));
+                Ok(())
+            }
+        }
     }
 
     async fn start_http2(&self, io: Io) -> hyper::Result<Rc<Multiplexed>> {
@@ -238,28 +233,17 @@ impl Lane {
     /// Keeps a connection for the next request; one too many is closed.
     fn put_by(&self, connection: Connection) {
         match connection {
-            Connection::One { sender, task } => {
+            Connection::One(connection) => {
                 let mut idle = self.idle.borrow_mut();
-                if !sender.is_closed() && idle.len() < self.upstream.config.max_idle {
-                    idle.push(Idle { sender, task, since: self.swept.get() });
+                if idle.len() < self.upstream.config.max_idle && connection.is_at_rest() {
+                    idle.push(Idle { connection, since: self.swept.get() });
+                } else {
+                    connection.close();
                 }
             }
             Connection::Many(connection) => connection.leave(self.swept.get()),
         }
     }
-}
-
-async fn start_http1(io: Io) -> hyper::Result<Connection> {
-    let mut builder = http1::Builder::new();
-    builder.max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER);
-    let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
-    let task = spawn_local(async move {
-        // Whoever uses the connection is told of its end by the request or the body that it breaks.
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "an upstream connection ended");
-        }
-    });
-    Ok(Connection::One { sender, task: task.abort_handle() })
 }
 
 impl Active {
@@ -319,8 +303,8 @@ impl Lease {
     }
 
     /// The connection, and whose it is.
-    pub(super) fn parts(&mut self) -> (Option<&mut Connection>, &Endpoint) {
-        (self.connection.as_mut(), &self.active.0.endpoint)
+    pub(super) fn parts(&self) -> (Option<&Connection>, &Endpoint) {
+        (self.connection.as_ref(), &self.active.0.endpoint)
     }
 
     /// The exchange has ended in good order: the connection may carry another.
@@ -334,7 +318,7 @@ impl Lease {
     pub(super) fn cancel(self, sending: Rc<Sending>) {
         match &self.connection {
             Some(Connection::Many(connection)) => connection.cancel(sending),
-            Some(Connection::One { .. }) | None => {}
+            Some(Connection::One(_)) | None => {}
         }
     }
 }
@@ -342,8 +326,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match self.connection.take() {
-            // Without this, a body that the upstream does not take would keep the connection for as long as it likes.
-            Some(Connection::One { task, .. }) => task.abort(),
+            Some(Connection::One(connection)) => connection.close(),
             Some(Connection::Many(connection)) => connection.leave(self.lane().swept.get()),
             None => {}
         }

@@ -11,6 +11,7 @@ mod form;
 mod forward;
 mod grpc;
 mod health;
+mod http1;
 mod lane;
 mod lanes;
 mod limit;

@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, spawn_local};
 
 use super::{
     connect::Io,
-    outgoing::{Sending, Stream},
+    outgoing::{Outgoing, Sending},
 };
 use crate::gateway::config::Upstream;
 
@@ -33,7 +33,7 @@ const MAX_RESETS: usize = 1024;
 
 /// The connection.
 pub(super) struct Multiplexed {
-    sender: RefCell<SendRequest<Stream>>,
+    sender: RefCell<SendRequest<Outgoing>>,
     /// How many requests are under way on it.
     streams: Cell<usize>,
     most: usize,
@@ -102,7 +102,7 @@ impl Multiplexed {
         self.streams.get() < most && !self.condemned.get() && !self.sender.borrow().is_closed()
     }
 
-    pub(super) fn sender(&self) -> &RefCell<SendRequest<Stream>> {
+    pub(super) fn sender(&self) -> &RefCell<SendRequest<Outgoing>> {
         &self.sender
     }
 

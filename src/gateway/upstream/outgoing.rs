@@ -179,30 +179,3 @@ impl Body for Outgoing {
         self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |sending| sending.body.borrow().size_hint())
     }
 }
-
-/// A request's body as an HTTP/2 connection sends it. It is a type of its own so that the compiler makes one piece of all
-/// that HTTP/1.1 connections do, which it would not of what they share with others: 2 % of a request's instructions.
-pub(super) struct Stream(pub(super) Outgoing);
-
-impl From<Stream> for Outgoing {
-    fn from(Stream(outgoing): Stream) -> Self {
-        outgoing
-    }
-}
-
-impl Body for Stream {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.0).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
-}

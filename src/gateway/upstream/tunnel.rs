@@ -125,7 +125,7 @@ async fn over_http2(io: Io, mut request: Request<Outgoing>, authority: &str, tls
     Ok((response, agreed))
 }
 
-/// A handshake has no body. Its type keeps hyper's code for the requests that have one to the one place that is in a hurry.
+/// A handshake has no body.
 fn bodiless(_: Outgoing) -> Empty<Bytes> {
     Empty::new()
 }

@@ -134,12 +134,17 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Reached> {
             let mut size = String::new();
             reader.read_line(&mut size).ok()?;
             let size = usize::from_str_radix(size.trim(), 16).ok()?;
-            let mut chunk = vec![0; size + 2];
-            reader.read_exact(&mut chunk).ok()?;
-            request.body.extend_from_slice(&chunk[..size]);
             if size == 0 {
                 break;
             }
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk).ok()?;
+            request.body.extend_from_slice(&chunk[..size]);
+        }
+        // What follows the last chunk.
+        let mut trailer = String::new();
+        while reader.read_line(&mut trailer).ok()? > 2 {
+            trailer.clear();
         }
     } else if let [length] = request.all("content-length")[..] {
         request.body = vec![0; length.parse().ok()?];

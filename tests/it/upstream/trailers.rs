@@ -82,19 +82,22 @@ fn trailers_of_a_request_reach_the_upstream_without_what_is_ours_to_say() {
             "via",
         ];
         let trailers: String = names.iter().map(|name| format!("{name}: 7\r\n")).collect();
-        let answer = all_of(
-            &gate,
-            &format!(
-                "POST /open HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: {}\r\n\r\n\
-                 5\r\nhello\r\n0\r\n{trailers}\r\n",
-                names.join(", ")
-            ),
-        );
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        let seen = peer.only();
-        assert_eq!(seen.body, "hello");
-        let expected: HeaderMap = [("x-sum".parse().unwrap(), HeaderValue::from_static("7"))].into_iter().collect();
-        assert_eq!(seen.trailers, Some(expected));
-        assert!(seen.head.headers["trailer"].to_str().unwrap().contains("x-sum"));
+        for announced in [true, false] {
+            let announcement = if announced { format!("Trailer: {}\r\n", names.join(", ")) } else { String::new() };
+            let answer = all_of(
+                &gate,
+                &format!(
+                    "POST /open HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n{announcement}\r\n\
+                     5\r\nhello\r\n0\r\n{trailers}\r\n",
+                ),
+            );
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            let seen = peer.only();
+            assert_eq!(seen.body, "hello");
+            let expected: HeaderMap = [("x-sum".parse().unwrap(), HeaderValue::from_static("7"))].into_iter().collect();
+            assert_eq!(seen.trailers, Some(expected));
+            let named = seen.head.headers.get("trailer").map(|names| names.to_str().unwrap().contains("x-sum"));
+            assert_eq!(named, announced.then_some(true));
+        }
     }
 }
