@@ -318,6 +318,7 @@ def ask(connection, token=None):
     return int(answer.split()[1])
 
 
+ANSWER_BYTES = 128
 UPSTREAM = """
   server {{ listen 127.0.0.1:{http1} backlog=4096; location / {{ return 200 '{body}'; }} }}
   upstream self {{ server 127.0.0.1:{http1}; keepalive 64; keepalive_requests 1000000000; }}
@@ -333,7 +334,7 @@ UPSTREAM = """
 
 
 def start_upstream(folder):
-    """nginx beside the loader: answers 200 with 128 bytes to what it has read. The second port is for gRPC."""
+    """nginx beside the loader: answers 200 with ANSWER_BYTES to what it has read. The second port is for gRPC."""
     http1, grpc = free_port(), free_port()
-    conf = UPSTREAM.format(http1=http1, grpc=grpc, body="u" * 128)
+    conf = UPSTREAM.format(http1=http1, grpc=grpc, body="u" * ANSWER_BYTES)
     return Process(nginx_command(folder, conf, 16384), LOAD_CORE, folder / "log"), http1, grpc
