@@ -199,19 +199,22 @@ def version(name):
 
 # ── A running one ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-def place(cores):
+def place(cores, idle=False):
+    """An `idle` one makes way at once for all else on its core that is of the same session."""
     os.sched_setaffinity(0, cores)
     os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    if idle:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class Process:
     """A process with its children, pinned to cores, and what /proc says of them."""
 
-    def __init__(self, argv, cores, log):
+    def __init__(self, argv, cores, log, own_session=True):
         self.log = log
         with open(log, "wb") as out:
             self.popen = subprocess.Popen(list(map(str, argv)), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                          start_new_session=True, preexec_fn=functools.partial(place, cores))
+                                          start_new_session=own_session, preexec_fn=functools.partial(place, cores))
 
     def pids(self):
         children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
@@ -337,4 +340,4 @@ def start_upstream(folder):
     """nginx beside the loader: answers 200 with ANSWER_BYTES to what it has read. The second port is for gRPC."""
     http1, grpc = free_port(), free_port()
     conf = UPSTREAM.format(http1=http1, grpc=grpc, body="u" * ANSWER_BYTES)
-    return Process(nginx_command(folder, conf, 16384), LOAD_CORE, folder / "log"), http1, grpc
+    return Process(nginx_command(folder, conf, 16384), LOAD_CORE, folder / "log", own_session=False), http1, grpc
