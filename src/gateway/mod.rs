@@ -16,6 +16,7 @@ mod reject;
 pub mod route;
 mod streams;
 mod tunnel;
+mod turns;
 mod upstream;
 mod websocket;
 
@@ -41,6 +42,7 @@ use self::{
     readings::Path,
     reject::Rejection,
     streams::Streams,
+    turns::Turns,
     upstream::{Care, Forwarder, Patience, Upstream},
     websocket::Handshake,
 };
@@ -122,7 +124,8 @@ impl Gateway {
         let names = |names: &mut dyn Iterator<Item = &Arc<str>>| names.cloned().collect::<Vec<_>>();
         let waits = self.config.upstreams.iter().flat_map(|it| [it.response_timeout, it.idle_timeout]);
         let patience = Patience::start(waits);
-        let forwarder = |upstream| Forwarder::new(upstream, &self.reserved, &patience);
+        let turns = Turns::start();
+        let forwarder = |upstream| Forwarder::new(upstream, &self.reserved, &patience, &turns);
         let worker = Rc::new(Worker {
             gateway: self.clone(),
             authenticator: Authenticator {
@@ -133,6 +136,7 @@ impl Gateway {
             },
             forwarders: self.upstreams.iter().map(forwarder).collect(),
             streams: Rc::default(),
+            turns,
             recorder: Recorder::new(
                 self.metrics.clone(),
                 &names(&mut self.config.routes.iter().map(|route| &route.name)),
@@ -174,6 +178,7 @@ pub struct Worker {
     authenticator: Authenticator,
     forwarders: Vec<Rc<Forwarder>>,
     streams: Rc<Streams>,
+    turns: Rc<Turns>,
     recorder: Recorder,
 }
 

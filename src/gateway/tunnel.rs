@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Worker, streams::Watched, upstream::OpenTunnel};
+use super::{Worker, streams::Watched, turns::Turn, upstream::OpenTunnel};
 use crate::http::{ClientIo, Tunnel};
 
 /// How much is carried at a time, in bytes, each way.
@@ -29,7 +29,7 @@ pub(super) fn tunnel(worker: Rc<Worker>, upstream: OpenTunnel, watched: Option<W
 async fn carry(worker: Rc<Worker>, client: ClientIo, mut upstream: OpenTunnel, watched: Option<Watched>) {
     let _open = worker.recorder.tunnel_opened();
     let moved = Rc::new(Cell::new(Instant::now()));
-    let mut client = Noting { stream: client, moved: moved.clone() };
+    let mut client = Noting { stream: client, moved: moved.clone(), turn: Turn::new(&worker.turns) };
     let carrying = async {
         tokio::select! {
             // How it ends is the business of its ends.
@@ -55,32 +55,36 @@ async fn silence(moved: &Cell<Instant>, most: Duration) {
     }
 }
 
-/// The client's side, which notes when something moves. Whatever goes to or comes from the upstream passes here too.
+/// The client's side, which notes when something moves, and moves in turn. Whatever goes to or comes from the upstream passes here too.
 struct Noting {
     stream: ClientIo,
     moved: Rc<Cell<Instant>>,
+    turn: Turn,
 }
 
 impl Noting {
-    fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
-        if polled.is_ready() {
-            self.moved.set(Instant::now());
-        }
-        polled
+    fn note(&mut self, bytes: usize) {
+        self.moved.set(Instant::now());
+        self.turn.moved(bytes);
     }
 }
 
 impl AsyncRead for Noting {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.note(polled)
+        ready!(self.turn.poll(cx));
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.note(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Noting {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note(polled)
+        ready!(self.turn.poll(cx));
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.note(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -16,6 +16,7 @@ use std::{
 use tokio::{
     net::TcpStream,
     sync::{Semaphore, mpsc, watch},
+    task::yield_now,
 };
 
 use super::{
@@ -93,6 +94,8 @@ impl Acceptor {
                 let accepted = Accepted { stream, address, tls: listener.tls.clone(), issuer: listener.issuer, place };
                 // A worker that has gone takes the connection with it.
                 let _ = desk.arrivals.send(accepted);
+                // However many wait in the kernel's queue: those who are here have their turn after each of them.
+                yield_now().await;
             }
         };
         tokio::select! {

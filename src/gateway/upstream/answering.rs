@@ -4,7 +4,7 @@ use std::{
     future::Future as _,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
 use super::{forward::Place, http1::Http1, lane::Lease, outgoing::Sending, patience::Waiting};
-use crate::{gateway::headers, http::BodyError};
+use crate::{
+    gateway::{headers, turns::Turn},
+    http::BodyError,
+};
 
 /// A response's body, with the connection it comes from and its request's place, both given back with its last byte.
 pub(super) struct Answering {
@@ -22,6 +25,7 @@ pub(super) struct Answering {
     /// When all of it has to be over.
     deadline: Option<Pin<Box<Sleep>>>,
     idle_timeout: Duration,
+    turn: Turn,
 }
 
 /// A response's body as it comes from its connection.
@@ -102,8 +106,9 @@ impl Answering {
         held: Held,
         deadline: Option<Pin<Box<Sleep>>>,
         idle_timeout: Duration,
+        turn: Turn,
     ) -> Self {
-        Self { incoming, held: Some(held), deadline, idle_timeout }
+        Self { incoming, held: Some(held), deadline, idle_timeout, turn }
     }
 
     fn settle(&mut self) {
@@ -125,8 +130,10 @@ impl Body for Answering {
         {
             return Poll::Ready(Some(Err("the upstream took too long over a body".into())));
         }
+        ready!(this.turn.poll(cx));
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                this.turn.moved(frame.data_ref().map_or(0, Bytes::len));
                 held.waiting.rest();
                 // Whoever knows that this was the last frame may not ask for another.
                 if this.incoming.is_end_stream() {

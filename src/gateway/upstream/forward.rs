@@ -21,6 +21,7 @@ use crate::{
         authorize::Permit,
         config::Upstream as Config,
         headers::{self, Reserved},
+        turns::{Turn, Turns},
     },
     http::{Body, RequestBody},
     telemetry::NotConnected,
@@ -31,6 +32,7 @@ pub(in crate::gateway) struct Forwarder {
     upstream: Arc<Upstream>,
     reserved: Arc<Reserved>,
     patience: Rc<Patience>,
+    turns: Rc<Turns>,
     lanes: Lanes,
 }
 
@@ -48,11 +50,13 @@ impl Forwarder {
         upstream: &Arc<Upstream>,
         reserved: &Arc<Reserved>,
         patience: &Rc<Patience>,
+        turns: &Rc<Turns>,
     ) -> Rc<Self> {
         Rc::new(Self {
             upstream: upstream.clone(),
             reserved: reserved.clone(),
             patience: patience.clone(),
+            turns: turns.clone(),
             lanes: Lanes::new(upstream),
         })
     }
@@ -150,7 +154,7 @@ impl Forwarder {
             form::join_cookies(request.headers_mut());
         }
         let idle_timeout = self.upstream.config.idle_timeout;
-        request.map(|body| Outgoing::new(body, idle_timeout, &self.reserved))
+        request.map(|body| Outgoing::new(body, idle_timeout, &self.turns, &self.reserved))
     }
 
     /// A connection that nobody else will have, and its place on the lane it belongs to.
@@ -227,7 +231,7 @@ impl Forwarder {
             connection.send_rest();
         }
         held.waiting.rest();
-        let body = Answering::new(incoming, held, deadline, self.upstream.config.idle_timeout);
+        let body = Answering::new(incoming, held, deadline, self.upstream.config.idle_timeout, Turn::new(&self.turns));
         Response::from_parts(head, Body::Streamed(Box::pin(body)))
     }
 }

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::{
-    gateway::headers::{self, Reserved},
+    gateway::{
+        headers::{self, Reserved},
+        turns::{Turn, Turns},
+    },
     http::{BodyError, RequestBody},
 };
 
@@ -29,6 +32,7 @@ pub(super) struct Sending {
     client_is_due: Cell<bool>,
     state: Cell<State>,
     idle_timeout: Duration,
+    turn: RefCell<Turn>,
     /// Who sends, while it waits for the client.
     sender: RefCell<Option<Waker>>,
     /// Which trailers no client may set.
@@ -56,7 +60,7 @@ pub(super) struct Progress {
 }
 
 impl Outgoing {
-    pub(super) fn new(body: RequestBody, idle_timeout: Duration, reserved: &Arc<Reserved>) -> Self {
+    pub(super) fn new(body: RequestBody, idle_timeout: Duration, turns: &Rc<Turns>, reserved: &Arc<Reserved>) -> Self {
         if body.is_end_stream() {
             return Self::empty();
         }
@@ -66,6 +70,7 @@ impl Outgoing {
             client_is_due: Cell::new(false),
             state: Cell::new(State::UnderWay),
             idle_timeout,
+            turn: RefCell::new(Turn::new(turns)),
             sender: RefCell::default(),
             reserved: reserved.clone(),
         })))
@@ -138,6 +143,8 @@ impl Body for Outgoing {
         if sending.state.get() == State::Unwanted {
             return Poll::Ready(Some(Err("the answer is there, and the rest of the request is not wanted".into())));
         }
+        let mut turn = sending.turn.borrow_mut();
+        ready!(turn.poll(cx));
         let mut body = sending.body.borrow_mut();
         let frame = match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
@@ -158,6 +165,7 @@ impl Body for Outgoing {
                 None
             }
             Some(Ok(frame)) => {
+                turn.moved(frame.data_ref().map_or(0, Bytes::len));
                 // Trailers are the last there is; and whoever knows that this was the last may not ask for another.
                 if frame.is_trailers() || body.is_end_stream() {
                     sending.state.set(State::Whole);

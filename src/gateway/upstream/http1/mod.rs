@@ -42,8 +42,6 @@ const MAX_INTERIM: usize = 32;
 const USUAL_READ: usize = 8 * 1024;
 /// What is read at a time of a body that is large.
 const LARGE_READ: usize = 64 * 1024;
-/// How many pieces of a request are written before others have their turn.
-const PIECES_IN_A_TURN: usize = 4;
 
 /// A connection. One exchange follows the other: [`Http1::begin`], then [`Http1::poll_answer`], then
 /// [`Http1::poll_frame`] to the end of the answer's body.
@@ -266,7 +264,7 @@ impl Inner {
     /// Sends as much as can be; ready when all has been.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Err(Unsent::Io(io::ErrorKind::NotConnected.into()))) };
-        for _ in 0..PIECES_IN_A_TURN {
+        loop {
             // As much as is there goes out in one piece.
             let mut waits = false;
             while self.output.has_room()
@@ -302,8 +300,6 @@ impl Inner {
                 return Poll::Pending;
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     /// Whether nothing has come, not even the end.
