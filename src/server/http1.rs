@@ -40,8 +40,10 @@ const MAX_READ_AWAY: usize = 4 << 20;
 
 /// How a stretch of requests ended.
 enum Ended<S> {
-    /// So did the connection. With the stream where the client may still be sending.
-    Closed(Option<S>),
+    /// So did the connection.
+    Closed(S),
+    /// So did the connection, and the client may still be sending.
+    ClosedEarly(S),
     /// Nothing is under way, and has not been for a while.
     Idle(S),
     /// It is a tunnel from here on; with what was read beyond the last head.
@@ -58,10 +60,16 @@ where
     loop {
         // Boxed, so that an idle connection is as small as its socket.
         match Box::pin(serve_until_idle(stream, &heads, &peer, &context)).await {
-            Ended::Closed(None) => return,
-            Ended::Closed(Some(mut stream)) => {
+            Ended::Closed(mut stream) => {
+                // A socket says that it ends when it is closed; TLS has to say so before.
+                if peer.secure {
+                    let _ = timeout(LINGER, stream.shutdown()).await;
+                }
+                return;
+            }
+            Ended::ClosedEarly(mut stream) => {
                 context.watch.leaves_http();
-                let _ = timeout(LINGER, read_away(&mut stream)).await;
+                let _ = timeout(LINGER, end_and_read_away(&mut stream)).await;
                 return;
             }
             Ended::Idle(parked) => stream = parked,
@@ -130,11 +138,11 @@ where
             let read = [&parts.read_buf[..], &heads.take_held()[..]].concat();
             Ended::Tunnel(parts.io.into_inner().into_inner(), read.into(), tunnel)
         }
-        (Some(Ok(())), None) if heads.at_rest() => Ended::Closed(None),
-        (Some(Ok(())), None) => Ended::Closed(Some(connection.into_parts().io.into_inner().into_inner())),
+        (Some(Ok(())), None) if heads.at_rest() => Ended::Closed(connection.into_parts().io.into_inner().into_inner()),
+        (Some(Ok(())), None) => Ended::ClosedEarly(connection.into_parts().io.into_inner().into_inner()),
         (Some(Err(error)), _) => {
             tracing::debug!(%error, peer = %peer.address, "a client connection broke");
-            Ended::Closed(Some(connection.into_parts().io.into_inner().into_inner()))
+            Ended::ClosedEarly(connection.into_parts().io.into_inner().into_inner())
         }
         (None, _) => {
             let parts = connection.into_parts();
@@ -163,9 +171,10 @@ async fn wait_for_more<S: AsyncRead + Unpin>(stream: &mut S, watch: &Watch) -> O
     .await
 }
 
-/// Takes what a client still sends after it has been answered, up to a bound. A socket that is closed over unread bytes
+/// Tells a client that has been answered that this was all, and takes what it still sends, up to a bound. A socket that is closed over unread bytes
 /// resets its connection, and that may take away the answer before the client has read it (RFC 9112 §9.6).
-async fn read_away<S: AsyncRead + Unpin>(stream: &mut S) {
+async fn end_and_read_away<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let _ = stream.shutdown().await;
     let mut left = MAX_READ_AWAY;
     poll_fn(|cx| {
         loop {
