@@ -27,6 +27,7 @@ use sidegate::{
     token::{
         cache::{TokenCache, Verified},
         keys::KeySet,
+        live::LiveKeys,
         provider::{Config, KeySource, Profile},
         verify::{Provider, Verifier},
     },
@@ -75,9 +76,11 @@ fn verifier(key: &TestKey) -> Verifier {
         algorithms: vec![key.alg.parse().unwrap()],
         leeway: Duration::ZERO,
         profile: Profile::Rfc9068,
+        required_claims: Vec::new(),
+        max_lifetime: None,
         keys: KeySource::Fixed(keys.clone()),
     };
-    Verifier::new(vec![Provider { config, keys }], 8192)
+    Verifier::new(vec![Provider { config, keys: LiveKeys::new(keys), remote: None }], 8192)
 }
 
 fn verification(criterion: &mut Criterion) {
@@ -107,8 +110,8 @@ fn cache(criterion: &mut Criterion) {
     let tokens: Vec<String> = (0..100)
         .map(|n| {
             let token = key.token(&key.header(), &tokens::claims_with(json!({ "sub": format!("user-{n}") })));
-            let identity = verifier.verify(&token, Clock::System.now()).unwrap();
-            cache.insert(&token, Rc::new(Verified { identity, seen_generation: 0.into() }));
+            let proof = verifier.verify(&token, Clock::System.now()).unwrap();
+            cache.insert(&token, Rc::new(Verified::new(proof, 0)));
             token
         })
         .collect();
@@ -176,8 +179,8 @@ fn policy(criterion: &mut Criterion) {
     let key = TestKey::new("ES256", "k1");
     let claims =
         tokens::claims_with(json!({ "scope": "read write admin", "realm_access": { "roles": ["ops", "dev"] } }));
-    let identity = verifier(&key).verify(&key.token(&key.header(), &claims), Clock::System.now()).unwrap();
-    let verified = Rc::new(Verified { identity, seen_generation: 0.into() });
+    let proof = verifier(&key).verify(&key.token(&key.header(), &claims), Clock::System.now()).unwrap();
+    let verified = Rc::new(Verified::new(proof, 0));
     let anybody = any_route(PathPattern::Prefix("/".into()));
     let strict = Route {
         audiences: vec![Audience::new(AUDIENCE)],

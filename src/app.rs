@@ -4,7 +4,7 @@ use std::{
     io::{self, Write as _},
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     admin::{self, Health},
+    client::Client,
     clock::Clock,
     config::{Config, Loaded},
     demo,
@@ -24,10 +25,12 @@ use crate::{
     http::{Body, HeadFault, Peer, RequestBody},
     issuer::{self, Endpoint, Issuer, MAX_FORM_BYTES},
     revocation::Revocations,
-    server::{self, BindError, Bound, Handler, Server, tls::FileWatch},
-    telemetry::{Decision, Metrics, Outcome, Recorder, log},
+    server::{self, BindError, Bound, Handler, Pulse, Server, tls::FileWatch},
+    telemetry::{Decision, KeyMetrics, Metrics, Outcome, Recorder, log},
     token::{
-        provider::KeySource,
+        live::LiveKeys,
+        provider::{KeySource, OnStart},
+        remote::Remote,
         verify::{Provider, Verifier},
     },
 };
@@ -44,6 +47,9 @@ pub enum Error {
     /// Threads, sockets or signals could not be had.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
+    /// What is needed to ask others could not be had.
+    #[error("the keys of the provider {0} cannot be fetched: {1}")]
+    Client(Arc<str>, String),
     /// A series could not be registered.
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -76,7 +82,10 @@ pub fn run(loaded: Loaded) -> Result<(), Error> {
         .build()?;
     let outcome = control.block_on(async {
         let mut told_to_stop = Stop::listen()?;
-        let app = App::start(loaded.config, Clock::System).await?;
+        let app = tokio::select! {
+            app = App::start(loaded.config, Clock::System) => app?,
+            () = told_to_stop.wait() => return Ok(()),
+        };
         app.announce();
         told_to_stop.wait().await;
         app.stop().await;
@@ -136,7 +145,18 @@ impl App {
         };
         let demo = if wants_demo(&config) { Some(demo::start().await?) } else { None };
         let listening = Listening::of(&config, &bound, admin_address);
-        let verifier = verifier(&config, issuer.as_deref());
+        let verifier = verifier(&config, issuer.as_deref(), &clock, &metrics)?;
+        let mut background = tokio::task::JoinSet::new();
+        // Before there is anything to serve: who waits for keys is alive, and says that it is not ready.
+        let pulse = Arc::new(OnceLock::<Pulse>::new());
+        let (beat, probes, scraped) = (pulse.clone(), health.clone(), metrics.clone());
+        background.spawn(async move {
+            let slowest = move || beat.get().map(Pulse::slowest).unwrap_or_default();
+            let Err(error) = admin::serve(admin_socket, probes, scraped, slowest).await;
+            tracing::error!(%error, "the admin listener failed");
+        });
+        verifier.remotes().for_each(|remote| drop(background.spawn(remote.clone().run())));
+        wait_for_keys(&verifier).await;
         let gateway = Arc::new(Gateway::new(
             config.gateway,
             verifier,
@@ -153,12 +173,8 @@ impl App {
             control: Handle::current(),
         };
         let server = server::start(&config.server, bound, &metrics, move || front.make())?;
-        let mut background = tokio::task::JoinSet::new();
-        let (pulse, probes, scraped) = (server.pulse(), health.clone(), metrics.clone());
-        background.spawn(async move {
-            let Err(error) = admin::serve(admin_socket, probes, scraped, move || pulse.slowest()).await;
-            tracing::error!(%error, "the admin listener failed");
-        });
+        // There is nobody else to set it.
+        let _ = pulse.set(server.pulse());
         background.spawn(FileWatch::new(&config.server.listeners, &metrics).run());
         if let Some(issuer) = issuer {
             background.spawn(async move {
@@ -209,19 +225,39 @@ fn wants_demo(config: &Config) -> bool {
     config.gateway.upstreams.iter().any(|upstream| upstream.target == gateway::config::Target::Demo)
 }
 
-fn verifier(config: &Config, issuer: Option<&Issuer>) -> Verifier {
-    let keys = |source: &KeySource| match (source, issuer) {
-        (KeySource::Fixed(keys), _) => Some(keys.clone()),
-        (KeySource::InternalIssuer, Some(issuer)) => Some(issuer.key_set()),
-        (KeySource::InternalIssuer, None) => None,
-    };
-    // The configuration's check refuses a provider of an issuer that is not there. Were it wrong, the list would end here:
-    // routes know providers by index, and one that is not there lets nobody in.
-    let providers = config
-        .providers
-        .iter()
-        .map_while(|provider| Some(Provider { config: provider.clone(), keys: keys(&provider.keys)? }));
-    Verifier::new(providers.collect(), config.gateway.max_token_bytes)
+fn verifier(config: &Config, issuer: Option<&Issuer>, clock: &Clock, metrics: &Metrics) -> Result<Verifier, Error> {
+    let mut providers = Vec::new();
+    for config in &config.providers {
+        let metrics = KeyMetrics::new(metrics, &config.name);
+        let (keys, remote) = match (&config.keys, issuer) {
+            (KeySource::Fixed(keys), _) => {
+                metrics.keys(keys.len());
+                (LiveKeys::new(keys.clone()), None)
+            }
+            (KeySource::InternalIssuer, Some(issuer)) => (issuer.keys(), None),
+            // The configuration's check refuses a provider of an issuer that is not there. Were it wrong, nobody would be
+            // let in.
+            (KeySource::InternalIssuer, None) => (LiveKeys::missing(), None),
+            (KeySource::Published(fetch), _) => {
+                let client =
+                    Client::new(&fetch.tls, fetch.timeout).map_err(|why| Error::Client(config.name.clone(), why))?;
+                let remote = Remote::new(&config.name, &config.issuer, fetch.clone(), client, clock.clone(), metrics);
+                (remote.keys().clone(), Some(remote))
+            }
+        };
+        providers.push(Provider { config: config.clone(), keys, remote });
+    }
+    Ok(Verifier::new(providers, config.gateway.max_token_bytes))
+}
+
+/// Waits for the keys that others publish, as long as their providers are to be waited for.
+async fn wait_for_keys(verifier: &Verifier) {
+    for remote in verifier.remotes() {
+        match remote.on_start() {
+            OnStart::Wait => remote.loaded().await,
+            OnStart::ServeOthers => remote.tried().await,
+        }
+    }
 }
 
 /// SIGTERM or SIGINT.
@@ -258,7 +294,7 @@ impl FrontMaker {
         Rc::new(Front {
             gateway: self.gateway.worker(),
             issuer: self.issuer.clone(),
-            recorder: Recorder::new(self.metrics.clone(), &["issuer".into()], &[]),
+            recorder: Recorder::new(self.metrics.clone(), &["issuer".into()], &[], &[]),
             control: self.control.clone(),
         })
     }

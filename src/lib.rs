@@ -6,6 +6,7 @@ pub mod http;
 pub mod io;
 pub mod types;
 
+pub mod client;
 pub mod store;
 pub mod telemetry;
 

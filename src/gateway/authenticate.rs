@@ -1,6 +1,6 @@
 //! Whom a request speaks for: the credential it carries, verified with what is in memory.
 
-use std::{cell::Cell, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderMap, Uri, header, uri::PathAndQuery};
 
@@ -15,7 +15,7 @@ use crate::{
     token::{
         Identity,
         cache::{TokenCache, Verified},
-        verify::{Refused, Verifier},
+        verify::{Refusal, Refused, Verifier},
     },
 };
 
@@ -29,8 +29,8 @@ pub(super) struct Authenticator {
 
 impl Authenticator {
     /// The identity of a request on `route`; `None` where the route lets it come without one. A token in the query is
-    /// taken out of `uri`.
-    pub(super) fn authenticate(
+    /// taken out of `uri`. Waits only where a token names a key that is not here, for as long as its provider may be asked.
+    pub(super) async fn authenticate(
         &self,
         route: &Route,
         headers: &HeaderMap,
@@ -41,53 +41,70 @@ impl Authenticator {
             return Ok(None);
         }
         let in_query = if route.legacy_query_token { take_query_token(uri)? } else { None };
-        let identity = match (bearer(headers)?, &in_query) {
+        let token = match (bearer(headers)?, &in_query) {
             (Some(_), Some(_)) => return Err(Rejection::TwoTokens),
-            (Some(token), None) => self.identify(token, recorder),
-            (None, Some(token)) => self.identify(token.as_bytes(), recorder),
+            (Some(token), None) => token,
+            (None, Some(token)) => token.as_bytes(),
             (None, None) if route.auth == Auth::Optional => return Ok(None),
             (None, None) => return Err(Rejection::NoToken),
         };
-        identity.map(Some).map_err(|refused| {
-            recorder.token_rejected(refused.reason());
-            Rejection::Token(refused)
+        let mut identified = self.identify(token, recorder);
+        if let Err(Refusal { provider: Some(provider), unknown_kid: Some(kid), .. }) = &identified
+            && let Some(remote) = self.verifier.remote(*provider)
+            // Boxed: few come this way, and the others need not have room for it.
+            && Box::pin(remote.look_again(kid)).await
+        {
+            identified = self.verify(token, self.clock.now(), self.revocations.generation());
+        }
+        identified.map(Some).map_err(|refusal| {
+            recorder.token_rejected(refusal.provider, refusal.why.reason());
+            Rejection::Token(refusal.why)
         })
     }
 
-    fn identify(&self, token: &[u8], recorder: &Recorder) -> Result<Rc<Verified>, Refused> {
+    fn identify(&self, token: &[u8], recorder: &Recorder) -> Result<Rc<Verified>, Refusal> {
         let now = self.clock.now();
         // Read before the look-up: a revocation that comes in between is then seen at the next request at the latest,
         // and one that came before this request is seen by this one.
         let generation = self.revocations.generation();
-        let known = self.cache.get(token);
+        let known = self.cache.get(token).filter(|verified| self.still_knows(token, verified));
         recorder.token_looked_up(known.is_some());
-        let verified = match known {
-            Some(verified) => still_valid(verified, now)?,
-            None => {
-                // RFC 6750 §2.1 has an alphabet for tokens; those of a JWT are fewer, and decoding it looks for them.
-                let token = std::str::from_utf8(token).map_err(|_| Refused::Malformed)?;
-                let identity = self.verifier.verify(token, now)?;
-                self.check_revocation(&identity)?;
-                let verified = Rc::new(Verified { identity, seen_generation: Cell::new(generation) });
-                self.cache.insert(token, verified.clone());
-                return Ok(verified);
-            }
-        };
+        let Some(verified) = known else { return self.verify(token, now, generation) };
+        let refused = |why| Refusal { why, provider: Some(verified.identity.provider), unknown_kid: None };
+        if now >= verified.identity.expires_at {
+            return Err(refused(Refused::Expired));
+        }
         if verified.seen_generation.get() != generation {
-            self.check_revocation(&verified.identity)?;
+            self.check_revocation(&verified.identity).map_err(refused)?;
             verified.seen_generation.set(generation);
         }
         Ok(verified)
+    }
+
+    fn verify(&self, token: &[u8], now: Timestamp, generation: u64) -> Result<Rc<Verified>, Refusal> {
+        // RFC 6750 §2.1 has an alphabet for tokens; those of a JWT are fewer, and decoding it looks for them.
+        let token = std::str::from_utf8(token).map_err(|_| Refused::Malformed)?;
+        let proof = self.verifier.verify(token, now)?;
+        let refused = |why| Refusal { why, provider: Some(proof.identity.provider), unknown_kid: None };
+        self.check_revocation(&proof.identity).map_err(refused)?;
+        let verified = Rc::new(Verified::new(proof, generation));
+        self.cache.insert(token, verified.clone());
+        Ok(verified)
+    }
+
+    /// Whether the key by which a token was verified is still its provider's; if not, it has to be verified anew.
+    fn still_knows(&self, token: &[u8], verified: &Verified) -> bool {
+        let knows = self.verifier.still_knows(verified.identity.provider, &verified.key, &verified.seen_keys);
+        if !knows {
+            self.cache.remove(token);
+        }
+        knows
     }
 
     fn check_revocation(&self, identity: &Identity) -> Result<(), Refused> {
         let revoked = self.revocations.is_revoked(&identity.issuer, identity.text("sid"), identity.text("jti"));
         if revoked { Err(Refused::Revoked) } else { Ok(()) }
     }
-}
-
-fn still_valid(verified: Rc<Verified>, now: Timestamp) -> Result<Rc<Verified>, Refused> {
-    if now >= verified.identity.expires_at { Err(Refused::Expired) } else { Ok(verified) }
 }
 
 /// The token of the one `Authorization: Bearer` field (RFC 6750 §2.1); `None` without the field.

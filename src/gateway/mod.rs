@@ -141,6 +141,7 @@ impl Gateway {
                 self.metrics.clone(),
                 &names(&mut self.config.routes.iter().map(|route| &route.name)),
                 &names(&mut self.config.upstreams.iter().map(|upstream| &upstream.name)),
+                &names(&mut self.verifier.names()),
             ),
         });
         tokio::task::spawn_local(sweep(Rc::downgrade(&worker)));
@@ -266,7 +267,7 @@ impl Worker {
         let address = |headers: &HeaderMap| headers::client_address(headers, peer, proxies);
         gateway.rates.count_anonymous(index, || address(request.headers())).map_err(Rejection::RateLimited)?;
         let mut uri = std::mem::take(request.uri_mut());
-        let identity = self.authenticator.authenticate(route, request.headers(), &mut uri, &self.recorder)?;
+        let identity = self.authenticator.authenticate(route, request.headers(), &mut uri, &self.recorder).await?;
         let who = identity.as_deref().map(|verified| &verified.identity);
         gateway.rates.count_identified(index, who, || address(request.headers())).map_err(Rejection::RateLimited)?;
         *request.uri_mut() = uri;

@@ -141,6 +141,12 @@ impl Rejection {
             Self::NoToken | Self::Denied(Denial::Anonymous, _) => no_token,
             Self::NotBearer => Answer { description: "This needs an access token, by the Bearer scheme.", ..no_token },
             Self::TwoTokens => invalid_request("The request carries more than one access token."),
+            // Nothing is known against the token.
+            Self::Token(Refused::KeysUnavailable) => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                "Access tokens of this issuer cannot be verified at the moment.",
+            ),
             Self::Token(refused) => invalid_token(match refused {
                 // The words of the article that Sidegate grew from.
                 Refused::Expired => "The access token provided has expired.",
@@ -161,6 +167,8 @@ impl Rejection {
                 | Refused::UnknownKey
                 | Refused::AmbiguousKey
                 | Refused::WrongKeyAlgorithm
+                | Refused::LifetimeTooLong
+                | Refused::KeysUnavailable
                 | Refused::BadSignature => "The access token provided is invalid.",
             }),
             Self::Denied(Denial::WrongProvider | Denial::WrongAudience, _) => {
@@ -207,10 +215,8 @@ impl Rejection {
                     "Bearer realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\", scope=\"{scopes}\""
                 )
             }
-            Self::Token(_) | Self::TwoTokens | Self::Denied(..) => {
-                format!("Bearer realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\"")
-            }
-            Self::BadHead(_)
+            Self::Token(Refused::KeysUnavailable)
+            | Self::BadHead(_)
             | Self::BadHandshake
             | Self::BadHost
             | Self::BadTarget
@@ -221,6 +227,9 @@ impl Rejection {
             | Self::RateLimited(_)
             | Self::BodyTooLarge
             | Self::Upstream(_) => return None,
+            Self::Token(_) | Self::TwoTokens | Self::Denied(..) => {
+                format!("Bearer realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\"")
+            }
         };
         // Realm and scopes were checked for quotes when the configuration was read.
         HeaderValue::try_from(text).ok()

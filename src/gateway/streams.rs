@@ -109,7 +109,7 @@ impl Streams {
 
 impl Stream {
     fn end_if_due(&self, now: Timestamp, revocations: &Revocations, generation: u64) -> Option<Ending> {
-        let Verified { identity, seen_generation } = &*self.identity;
+        let Verified { identity, seen_generation, .. } = &*self.identity;
         let is_revoked = || revocations.is_revoked(&identity.issuer, identity.text("sid"), identity.text("jti"));
         let ending = if self.ending.get().is_some() {
             return None;

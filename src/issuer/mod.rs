@@ -33,7 +33,8 @@ use crate::{
     store::{self, DataFolder, LockError, Revoked, Store, Unavailable},
     telemetry::Metrics,
     token::{
-        keys::{KeyError, KeySet},
+        keys::KeyError,
+        live::LiveKeys,
         provider::{self, KeySource, Profile},
         sign::Signer,
         verify::{Provider, Verifier},
@@ -58,7 +59,7 @@ pub struct Issuer {
     passwords: Passwords,
     refresh_tokens: RefreshTokens,
     signer: Signer,
-    keys: KeySet,
+    keys: Arc<LiveKeys>,
     /// Knows our own access tokens, for whoever revokes one.
     own: Verifier,
     ledger: Ledger,
@@ -117,7 +118,7 @@ impl Issuer {
             }
             revocations.insert(&config.url, &revocation);
         }
-        let keys = signer.key_set()?;
+        let keys = LiveKeys::new(signer.key_set()?);
         let ledger = Ledger::new(config.url.clone(), store, revocations, blacklist, metrics.clone());
         ledger.report_sizes();
         Ok(Arc::new(Self {
@@ -143,8 +144,8 @@ impl Issuer {
         &self.config.url
     }
 
-    /// The keys that verify its access tokens. They stay the same for as long as it lives.
-    pub fn key_set(&self) -> KeySet {
+    /// The keys that verify its access tokens.
+    pub fn keys(&self) -> Arc<LiveKeys> {
         self.keys.clone()
     }
 
@@ -193,7 +194,7 @@ fn check(config: &Config) -> Result<(), OpenError> {
 
 /// A verifier for our own tokens, as lenient about time as the most lenient gateway: what one of them would still let
 /// in must be possible to revoke.
-fn own_tokens(config: &Config, keys: KeySet) -> Verifier {
+fn own_tokens(config: &Config, keys: Arc<LiveKeys>) -> Verifier {
     let own = provider::Config {
         name: "issuer".into(),
         issuer: config.url.clone(),
@@ -201,7 +202,9 @@ fn own_tokens(config: &Config, keys: KeySet) -> Verifier {
         algorithms: vec![config.access_token.algorithm],
         leeway: store::MAX_LEEWAY,
         profile: Profile::Rfc9068,
+        required_claims: Vec::new(),
+        max_lifetime: None,
         keys: KeySource::InternalIssuer,
     };
-    Verifier::new(vec![Provider { config: own, keys }], MAX_TOKEN_BYTES)
+    Verifier::new(vec![Provider { config: own, keys, remote: None }], MAX_TOKEN_BYTES)
 }

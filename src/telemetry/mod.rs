@@ -1,5 +1,6 @@
 //! What operators see: metrics as verbs called where the decision is made, and logs.
 
+mod keys;
 pub mod log;
 mod process;
 mod request;
@@ -12,6 +13,7 @@ use prometheus::{
     Opts, Registry, TextEncoder, core::Collector,
 };
 
+pub use keys::KeyMetrics;
 pub use request::{Decision, Outcome, Recorder};
 pub use upstream::{NotConnected, OpenUpstreamConnection, UpstreamMetrics};
 
@@ -28,6 +30,10 @@ struct Series {
     decision_seconds: Histogram,
     in_flight: IntGauge,
     rejected_tokens: IntCounterVec,
+    provider_keys: IntGaugeVec,
+    jwks_fetches: IntCounterVec,
+    jwks_fetched_at: IntGaugeVec,
+    jwks_keys_skipped: IntGaugeVec,
     cache_lookups: IntCounterVec,
     connections: IntGaugeVec,
     connections_parked: IntGauge,
@@ -121,8 +127,28 @@ impl Metrics {
                 .keep(IntGauge::new("sidegate_requests_in_flight", "Requests without a response head yet.")?)?,
             rejected_tokens: add.counters(
                 "sidegate_rejected_tokens_total",
-                "Access tokens refused, by reason.",
-                &["reason"],
+                "Access tokens refused, by the provider they claim to be from and by reason.",
+                &["provider", "reason"],
+            )?,
+            provider_keys: add.gauges(
+                "sidegate_provider_keys",
+                "Keys that a provider's tokens are verified with.",
+                &["provider"],
+            )?,
+            jwks_fetches: add.counters(
+                "sidegate_jwks_fetches_total",
+                "How often a provider was asked for its keys, by result.",
+                &["provider", "result"],
+            )?,
+            jwks_fetched_at: add.gauges(
+                "sidegate_jwks_fetched_timestamp_seconds",
+                "When a provider's keys were last fetched, in seconds since 1970.",
+                &["provider"],
+            )?,
+            jwks_keys_skipped: add.gauges(
+                "sidegate_jwks_keys_skipped",
+                "Keys of a provider's latest set that cannot be used.",
+                &["provider"],
             )?,
             cache_lookups: add.counters(
                 "sidegate_token_cache_lookups_total",

@@ -49,7 +49,9 @@ pub struct Recorder {
     requests: RefCell<HashMap<RequestKey, Held>>,
     /// The latest of them, since most requests end as the one before.
     latest: RefCell<Option<(RequestKey, Held)>>,
-    rejected_tokens: RefCell<HashMap<&'static str, Held>>,
+    /// The providers' names, in their order.
+    providers: Vec<Arc<str>>,
+    rejected_tokens: RefCell<HashMap<(Option<usize>, &'static str), Held>>,
     cache_hit: Held,
     cache_miss: Held,
 }
@@ -65,7 +67,7 @@ struct RequestKey {
 
 impl Recorder {
     /// Looks up once what each request will need. The lists are in the order of the indices that the verbs take.
-    pub fn new(metrics: Metrics, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
+    pub fn new(metrics: Metrics, routes: &[Arc<str>], upstreams: &[Arc<str>], providers: &[Arc<str>]) -> Self {
         let routes: Vec<Arc<str>> = routes.iter().cloned().chain(["none".into()]).collect();
         let series = &metrics.0;
         Self {
@@ -75,6 +77,7 @@ impl Recorder {
             in_flight: series.in_flight.clone(),
             requests: RefCell::default(),
             latest: RefCell::default(),
+            providers: providers.to_vec(),
             rejected_tokens: RefCell::default(),
             cache_hit: series.cache_lookups.with_label_values(&["hit"]),
             cache_miss: series.cache_lookups.with_label_values(&["miss"]),
@@ -141,10 +144,11 @@ impl Recorder {
         self.metrics.0.streams_ended.with_label_values(&[reason]).inc();
     }
 
-    /// An access token was refused.
-    pub fn token_rejected(&self, reason: &'static str) {
-        let series = || self.metrics.0.rejected_tokens.with_label_values(&[reason]);
-        self.rejected_tokens.borrow_mut().entry(reason).or_insert_with(series).inc();
+    /// An access token was refused. `provider` is whose it claims to be, where there is such a one.
+    pub fn token_rejected(&self, provider: Option<usize>, reason: &'static str) {
+        let name = provider.and_then(|index| self.providers.get(index)).map_or("none", |name| name);
+        let series = || self.metrics.0.rejected_tokens.with_label_values(&[name, reason]);
+        self.rejected_tokens.borrow_mut().entry((provider, reason)).or_insert_with(series).inc();
     }
 }
 

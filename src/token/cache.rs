@@ -6,11 +6,12 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
 };
 
 use quick_cache::{Weighter, unsync};
 
-use super::Identity;
+use super::{Identity, keys::Key, verify::Proof};
 
 /// Verified tokens by their whole text, bounded by bytes.
 pub struct TokenCache {
@@ -23,8 +24,20 @@ type Entries = unsync::Cache<Box<[u8]>, Rc<Verified>, Bytes>;
 pub struct Verified {
     /// Whom it speaks for.
     pub identity: Identity,
+    /// The key that signed it.
+    pub key: Arc<Key>,
+    /// The set in which the key was last found.
+    pub seen_keys: Cell<u64>,
     /// The revocation table's generation when it was last found not to be revoked.
     pub seen_generation: Cell<u64>,
+}
+
+impl Verified {
+    /// A token that has just been verified, and was not revoked at `generation`.
+    pub fn new(proof: Proof, generation: u64) -> Self {
+        let Proof { identity, key, generation: keys } = proof;
+        Self { identity, key, seen_keys: Cell::new(keys), seen_generation: Cell::new(generation) }
+    }
 }
 
 #[derive(Clone)]
@@ -51,6 +64,13 @@ impl TokenCache {
     /// The identity that `token` was found to have.
     pub fn get(&self, token: &[u8]) -> Option<Rc<Verified>> {
         self.entries.as_ref()?.borrow().get(token).cloned()
+    }
+
+    /// Forgets a token.
+    pub fn remove(&self, token: &[u8]) {
+        if let Some(entries) = &self.entries {
+            entries.borrow_mut().remove(token);
+        }
     }
 
     /// Remembers a verified token.

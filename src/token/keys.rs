@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{
+    digest::{SHA256, digest},
     hmac,
     signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents},
 };
@@ -13,9 +14,9 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, 
 use super::Algorithm;
 use crate::types::Secret;
 
-/// The keys of one provider. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct KeySet(Arc<[Key]>);
+/// The keys of one provider, those without a name first, then by their names. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct KeySet(Arc<[Arc<Key>]>);
 
 /// A key set that could not be read, or a key of it that cannot be used; says why, and nothing about secret keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,11 +24,25 @@ pub struct KeySet(Arc<[Key]>);
 pub struct KeyError(pub String);
 
 impl KeySet {
+    /// Takes keys that have been made. Of two that a token could not tell apart, the first counts.
+    pub fn new(mut keys: Vec<Arc<Key>>) -> Self {
+        keys.sort_by(|a, b| a.kid.cmp(&b.kid));
+        Self(keys.into())
+    }
+
     /// Reads a JWK Set (RFC 7517 §5). Keys that cannot be used are skipped, and listed beside the set.
     ///
     /// # Errors
     /// When the text is no JWK Set, or no key of it can be used.
     pub fn parse_jwks(text: &str) -> Result<(Self, Vec<KeyError>), KeyError> {
+        Self::default().followed_by(text)
+    }
+
+    /// Reads the JWK Set that follows this one, as [`KeySet::parse_jwks`] does. A key that is in both is the same.
+    ///
+    /// # Errors
+    /// When the text is no JWK Set, or no key of it can be used.
+    pub fn followed_by(&self, text: &str) -> Result<(Self, Vec<KeyError>), KeyError> {
         #[derive(serde::Deserialize)]
         struct Wire {
             keys: Vec<serde_json::Value>,
@@ -36,9 +51,9 @@ impl KeySet {
         let wire: Wire = serde_json::from_str(text).map_err(|e| {
             KeyError(format!("no JWK Set: not JSON with a list of \"keys\" (line {}, column {})", e.line(), e.column()))
         })?;
-        let (mut keys, mut skipped) = (Vec::<Key>::new(), Vec::new());
+        let (mut keys, mut skipped) = (Vec::<Arc<Key>>::new(), Vec::new());
         for (n, jwk) in wire.keys.into_iter().enumerate() {
-            match Key::from_jwk(jwk) {
+            match self.key(jwk) {
                 Ok(key) if keys.iter().any(|other| other.clashes(&key)) => {
                     skipped.push(KeyError(format!("keys[{n}]: a key of this \"kid\" came before it")));
                 }
@@ -47,7 +62,7 @@ impl KeySet {
             }
         }
         match (keys.is_empty(), skipped.is_empty()) {
-            (false, _) => Ok((Self(keys.into()), skipped)),
+            (false, _) => Ok((Self::new(keys), skipped)),
             (true, true) => Err(KeyError("no JWK Set: its list of \"keys\" is empty".into())),
             (true, false) => {
                 let why: Vec<_> = skipped.iter().map(ToString::to_string).collect();
@@ -65,12 +80,65 @@ impl KeySet {
     }
 
     pub(super) fn single(key: Key) -> Self {
-        Self(Arc::new([key]))
+        Self(Arc::new([Arc::new(key)]))
+    }
+
+    /// The key that a JWK describes: the one that is here already, if it is the same to the last member.
+    fn key(&self, jwk: serde_json::Value) -> Result<Arc<Key>, KeyError> {
+        let digest = digest(&SHA256, jwk.to_string().as_bytes()).as_ref().try_into().ok();
+        match self.0.iter().find(|key| key.digest == digest) {
+            Some(known) if digest.is_some() => Ok(known.clone()),
+            Some(_) | None => Key::from_jwk(jwk).map(|key| Arc::new(Key { digest, ..key })),
+        }
+    }
+
+    /// Reads the JWK Set that follows this one, which anybody can read: a shared secret in it is none.
+    ///
+    /// # Errors
+    /// When the text is no JWK Set, or no key of it can be used.
+    pub fn followed_by_published(&self, text: &str) -> Result<(Self, Vec<KeyError>), KeyError> {
+        let (Self(keys), mut skipped) = self.followed_by(text)?;
+        let (secret, public): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|key| key.is_secret());
+        skipped.extend(secret.iter().map(|_| KeyError("a shared secret was published, and is none".into())));
+        match public.is_empty() {
+            false => Ok((Self(public.into()), skipped)),
+            true => Err(KeyError("no key in it can be used: all are shared secrets".into())),
+        }
+    }
+
+    /// Whether there is a key of this name.
+    pub fn has(&self, kid: &str) -> bool {
+        self.0.binary_search_by(|key| key.kid.as_deref().cmp(&Some(kid))).is_ok()
+    }
+
+    /// The names of its keys.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|key| key.kid.as_deref())
+    }
+
+    /// Whether it has the very same keys as another.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.0.iter().all(|key| other.contains(key))
+    }
+
+    /// Whether a key is one of the set: this very one, not one that is like it.
+    pub fn contains(&self, key: &Arc<Key>) -> bool {
+        self.0.iter().any(|other| Arc::ptr_eq(other, key))
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Whether a key of the set could also sign, so that the set is a secret.
     pub fn is_secret(&self) -> bool {
-        self.0.iter().any(|key| matches!(key.material, Material::Shared(..)))
+        self.0.iter().any(|key| key.is_secret())
     }
 
     /// Whether a key of the set fits `algorithm`.
@@ -80,15 +148,16 @@ impl KeySet {
 
     /// The key for a token: the one named, which must fit the algorithm; or, where the token or the key has no name, the
     /// only one that fits.
-    pub(super) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Verifier<'_>, NoKey> {
-        if let Some(kid) = kid {
-            let mut named = self.0.iter().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
+    pub(super) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Selected<'_>, NoKey> {
+        if kid.is_some() {
+            let first = self.0.partition_point(|key| key.kid.as_deref() < kid);
+            let mut named = self.0[first..].iter().take_while(|key| key.kid.as_deref() == kid).peekable();
             if named.peek().is_some() {
-                return named.find_map(|key| key.verifier(algorithm)).ok_or(NoKey::WrongAlgorithm);
+                return named.find_map(|key| key.selected(algorithm)).ok_or(NoKey::WrongAlgorithm);
             }
         }
-        let mut fitting =
-            self.0.iter().filter(|key| kid.is_none() || key.kid.is_none()).filter_map(|key| key.verifier(algorithm));
+        let candidates = self.0.iter().take_while(|key| kid.is_none() || key.kid.is_none());
+        let mut fitting = candidates.filter_map(|key| key.selected(algorithm));
         match (fitting.next(), fitting.next()) {
             (Some(only), None) => Ok(only),
             (Some(_), Some(_)) => Err(NoKey::Ambiguous),
@@ -109,10 +178,15 @@ pub(super) enum NoKey {
 }
 
 /// One key.
-pub(super) struct Key {
+pub struct Key {
     kid: Option<Box<str>>,
     material: Material,
+    /// The SHA-256 of the JWK it was read from, to know it again by.
+    digest: Option<[u8; 32]>,
 }
+
+/// A key, and the algorithm it is to be used with.
+pub(super) type Selected<'a> = (&'a Arc<Key>, Verifier<'a>);
 
 enum Material {
     /// One prepared form for each algorithm it may be used with: one, unless it is an RSA key that names none.
@@ -141,7 +215,7 @@ impl Verifier<'_> {
 impl Key {
     /// A public key in the form `signature::ParsedPublicKey` reads for `algorithm`.
     pub(super) fn public(kid: Option<&str>, algorithm: Algorithm, key: ParsedPublicKey) -> Self {
-        Self { kid: kid.map(Into::into), material: Material::Public(vec![(algorithm, key)]) }
+        Self { kid: kid.map(Into::into), material: Material::Public(vec![(algorithm, key)]), digest: None }
     }
 
     pub(super) fn hmac(kid: Option<&str>, secret: &[u8], algorithm: Algorithm) -> Result<Self, KeyError> {
@@ -168,6 +242,7 @@ impl Key {
         Ok(Self {
             kid: kid.map(Into::into),
             material: Material::Shared(algorithm, Box::new(hmac::Key::new(hash, secret))),
+            digest: None,
         })
     }
 
@@ -222,7 +297,11 @@ impl Key {
         }
         let prepared =
             algorithms.into_iter().map(|a| Ok((a, prepare(&jwk.algorithm, a)?))).collect::<Result<_, KeyError>>()?;
-        Ok(Self { kid: kid.map(Into::into), material: Material::Public(prepared) })
+        Ok(Self { kid: kid.map(Into::into), material: Material::Public(prepared), digest: None })
+    }
+
+    fn is_secret(&self) -> bool {
+        matches!(self.material, Material::Shared(..))
     }
 
     fn verifier(&self, algorithm: Algorithm) -> Option<Verifier<'_>> {
@@ -232,6 +311,10 @@ impl Key {
             }
             Material::Shared(a, key) => (*a == algorithm).then_some(Verifier::Shared(key)),
         }
+    }
+
+    fn selected(self: &Arc<Self>, algorithm: Algorithm) -> Option<Selected<'_>> {
+        self.verifier(algorithm).map(|verifier| (self, verifier))
     }
 
     /// Whether a token could not tell the two apart.

@@ -3,7 +3,9 @@
 pub mod cache;
 mod json;
 pub mod keys;
+pub mod live;
 pub mod provider;
+pub mod remote;
 pub mod sign;
 pub mod verify;
 

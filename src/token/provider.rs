@@ -20,6 +20,10 @@ pub struct Config {
     pub leeway: Duration,
     /// Which tokens of it are access tokens.
     pub profile: Profile,
+    /// Claims that must be there, and not null.
+    pub required_claims: Vec<Box<str>>,
+    /// How long a token may be valid, from `iat` to `exp`.
+    pub max_lifetime: Option<Duration>,
     /// Where its keys come from.
     pub keys: KeySource,
 }
@@ -29,7 +33,10 @@ pub struct Config {
 pub enum Profile {
     /// RFC 9068: `typ` is `at+jwt`; `sub`, `client_id`, `iat` and `jti` are there.
     Rfc9068,
-    /// Any signed JWT of it whose `typ`, where there is one, is `JWT` or `at+jwt`.
+    /// What OpenID providers issue that do not follow RFC 9068: `sub`, `iat` and the client (`azp`, `client_id`, `cid` or
+    /// `appid`) are there, and nothing that makes it an ID token or a logout token.
+    OidcAccess,
+    /// Any signed JWT of it whose `typ`, where there is one, is `JWT` or `at+jwt`, and that is not plainly something else.
     Custom,
 }
 
@@ -40,4 +47,56 @@ pub enum KeySource {
     InternalIssuer,
     /// They were in the configuration, or in a file it names.
     Fixed(KeySet),
+    /// It publishes them.
+    Published(Fetch),
+}
+
+/// How the keys that a provider publishes are fetched.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// Where they are.
+    pub location: Location,
+    /// Whom to trust.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// How long an answer may take, and how long a request waits for one.
+    pub timeout: Duration,
+    /// The least and the longest time between two looks, whatever the provider says of its keys' freshness.
+    pub refresh: (Duration, Duration),
+    /// The time between two looks where the provider says nothing.
+    pub unless_said: Duration,
+    /// The least time between two looks that a token causes by naming a key that is not there.
+    pub cooldown: Duration,
+    /// How old a set may become while it cannot be fetched.
+    pub max_stale: Duration,
+    /// What happens then.
+    pub on_stale: OnStale,
+    /// What happens until there is one.
+    pub on_start: OnStart,
+}
+
+/// Where published keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// At this URL.
+    Jwks(String),
+    /// Where the issuer's metadata say.
+    Discovery,
+}
+
+/// What happens when keys have become too old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStale {
+    /// They serve on; a metric tells their age.
+    Serve,
+    /// The provider's tokens are refused.
+    Refuse,
+}
+
+/// What happens before the first keys are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStart {
+    /// Nothing is served.
+    Wait,
+    /// Everything is served but this provider's tokens.
+    ServeOthers,
 }

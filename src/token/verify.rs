@@ -2,14 +2,18 @@
 //!
 //! Nothing here waits, locks, or reads anything but the token, the keys in memory, and the clock.
 
+use std::{cell::Cell, sync::Arc};
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::{
     Algorithm, Identity,
     json::object,
-    keys::{KeySet, NoKey, Verifier as KeyVerifier},
+    keys::{Key, NoKey, Verifier as KeyVerifier},
+    live::{Keys, LiveKeys},
     provider::{self, Profile},
+    remote::Remote,
 };
 use crate::{clock::Timestamp, types::Scopes};
 
@@ -34,6 +38,8 @@ pub enum Refused {
     UnknownIssuer,
     /// Its provider does not sign with its `alg`.
     AlgorithmNotAllowed,
+    /// Its provider's keys are not here, so that nothing can be said about it.
+    KeysUnavailable,
     /// Its provider has no such key.
     UnknownKey,
     /// It names no key, and more than one fits.
@@ -48,6 +54,8 @@ pub enum Refused {
     NotYetValid,
     /// `iat` has not come.
     IssuedInFuture,
+    /// It is valid for longer than its provider's tokens may be.
+    LifetimeTooLong,
     /// `aud` names none of ours.
     WrongAudience,
     /// A claim that must be there is not.
@@ -71,6 +79,7 @@ impl Refused {
             Self::WrongType => "type_wrong",
             Self::UnknownIssuer => "issuer_unknown",
             Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::KeysUnavailable => "keys_unavailable",
             Self::UnknownKey => "key_unknown",
             Self::AmbiguousKey => "key_ambiguous",
             Self::WrongKeyAlgorithm => "key_wrong_algorithm",
@@ -78,6 +87,7 @@ impl Refused {
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::IssuedInFuture => "issued_in_future",
+            Self::LifetimeTooLong => "lifetime_too_long",
             Self::WrongAudience => "audience_wrong",
             Self::MissingClaim => "claim_missing",
             Self::MalformedClaim => "claim_malformed",
@@ -99,7 +109,37 @@ pub struct Provider {
     /// What it was configured with.
     pub config: provider::Config,
     /// Its keys.
-    pub keys: KeySet,
+    pub keys: Arc<LiveKeys>,
+    /// Where they come from, if it publishes them.
+    pub remote: Option<Arc<Remote>>,
+}
+
+/// What a token was found to prove, and by which key.
+#[derive(Debug)]
+pub struct Proof {
+    /// Whom it speaks for.
+    pub identity: Identity,
+    /// The key that signed it.
+    pub key: Arc<Key>,
+    /// The set the key was found in.
+    pub(super) generation: u64,
+}
+
+/// Why a token was refused, and whose it claims to be.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The reason.
+    pub why: Refused,
+    /// The index of its provider, once that is known.
+    pub provider: Option<usize>,
+    /// The key it names, where that is all that is wrong with it so far: its provider may have it since.
+    pub unknown_kid: Option<Box<str>>,
+}
+
+impl From<Refused> for Refusal {
+    fn from(why: Refused) -> Self {
+        Self { why, provider: None, unknown_kid: None }
+    }
 }
 
 /// The latest NumericDate taken for a date: the end of the year 9999.
@@ -118,27 +158,47 @@ impl Verifier {
     ///
     /// # Errors
     /// The first check that fails.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Identity, Refused> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Proof, Refusal> {
         let parts = self.split(token)?;
         let header = Header::read(parts.header)?;
         self.check_algorithm_is_known(header.algorithm)?;
         let claims = object(&decode(parts.payload)?).ok_or(Refused::Malformed)?;
         let (index, provider) = self.find_provider(&claims)?;
-        check_algorithm(provider, header.algorithm)?;
-        check_type(provider, header.typ.as_deref())?;
-        let key = find_key(provider, &header)?;
-        check_signature(key, parts)?;
-        let expires_at = check_times(provider, &claims, now)?;
-        let audiences = check_audience(provider, &claims)?;
-        check_profile(provider, &claims)?;
-        Ok(Identity {
-            provider: index,
-            issuer: provider.config.issuer.clone(),
-            expires_at,
-            audiences,
-            scopes: read_scopes(&claims)?,
-            claims,
-        })
+        let refused = |why| {
+            let unknown_kid = if why == Refused::UnknownKey { header.kid.clone() } else { None };
+            Refusal { why, provider: Some(index), unknown_kid }
+        };
+        provider.verify(index, parts, &header, claims, now).map_err(refused)
+    }
+
+    /// Whether a token that was verified by `key`, of this provider, would still be. `seen` is the set in which the key was
+    /// found last.
+    pub fn still_knows(&self, provider: usize, key: &Arc<Key>, seen: &Cell<u64>) -> bool {
+        let Some(provider) = self.providers.get(provider) else { return false };
+        let keys = provider.keys.load();
+        if seen.get() == keys.generation {
+            return true;
+        }
+        let known = keys.set.as_ref().is_some_and(|set| set.contains(key));
+        if known {
+            seen.set(keys.generation);
+        }
+        known
+    }
+
+    /// Where a provider's keys come from, if it publishes them.
+    pub fn remote(&self, provider: usize) -> Option<&Arc<Remote>> {
+        self.providers.get(provider)?.remote.as_ref()
+    }
+
+    /// Those providers that publish their keys.
+    pub fn remotes(&self) -> impl Iterator<Item = &Arc<Remote>> {
+        self.providers.iter().filter_map(|provider| provider.remote.as_ref())
+    }
+
+    /// The names of the providers, in their order.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.providers.iter().map(|provider| &provider.config.name)
     }
 
     fn split<'a>(&self, token: &'a str) -> Result<Parts<'a>, Refused> {
@@ -168,6 +228,31 @@ impl Verifier {
     }
 }
 
+impl Provider {
+    fn verify(
+        &self,
+        index: usize,
+        parts: Parts<'_>,
+        header: &Header,
+        claims: Map<String, Value>,
+        now: Timestamp,
+    ) -> Result<Proof, Refused> {
+        check_algorithm(self, header.algorithm)?;
+        check_type(self, header.typ.as_deref())?;
+        let keys = self.keys.load();
+        let (key, verifier) = find_key(&keys, header)?;
+        check_signature(verifier, parts)?;
+        let expires_at = check_times(self, &claims, now)?;
+        let audiences = check_audience(self, &claims)?;
+        check_is_access_token(&claims)?;
+        check_profile(self, &claims)?;
+        let issuer = self.config.issuer.clone();
+        let identity =
+            Identity { provider: index, issuer, expires_at, audiences, scopes: read_scopes(&claims)?, claims };
+        Ok(Proof { identity, key: key.clone(), generation: keys.generation })
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Parts<'a> {
     header: &'a str,
@@ -180,7 +265,7 @@ struct Parts<'a> {
 struct Header {
     algorithm: Algorithm,
     typ: Option<String>,
-    kid: Option<String>,
+    kid: Option<Box<str>>,
 }
 
 impl Header {
@@ -208,7 +293,7 @@ impl Header {
         if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
             return Err(Refused::UnknownKey);
         }
-        Ok(Self { algorithm, typ, kid })
+        Ok(Self { algorithm, typ, kid: kid.map(Into::into) })
     }
 }
 
@@ -229,13 +314,14 @@ fn check_type(provider: &Provider, typ: Option<&str>) -> Result<(), Refused> {
     });
     let right = match provider.config.profile {
         Profile::Rfc9068 => typ.as_deref() == Some("at+jwt"),
-        Profile::Custom => matches!(typ.as_deref(), None | Some("jwt" | "at+jwt")),
+        Profile::OidcAccess | Profile::Custom => matches!(typ.as_deref(), None | Some("jwt" | "at+jwt")),
     };
     right.then_some(()).ok_or(Refused::WrongType)
 }
 
-fn find_key<'a>(provider: &'a Provider, header: &Header) -> Result<KeyVerifier<'a>, Refused> {
-    provider.keys.select(header.kid.as_deref(), header.algorithm).map_err(|why| match why {
+fn find_key<'a>(keys: &'a Keys, header: &Header) -> Result<(&'a Arc<Key>, KeyVerifier<'a>), Refused> {
+    let set = keys.set.as_ref().ok_or(Refused::KeysUnavailable)?;
+    set.select(header.kid.as_deref(), header.algorithm).map_err(|why| match why {
         NoKey::Unknown => Refused::UnknownKey,
         NoKey::WrongAlgorithm => Refused::WrongKeyAlgorithm,
         NoKey::Ambiguous => Refused::AmbiguousKey,
@@ -257,8 +343,14 @@ fn check_times(provider: &Provider, claims: &Map<String, Value>, now: Timestamp)
     if read_date(claims, "nbf")?.is_some_and(|from| from > now + leeway) {
         return Err(Refused::NotYetValid);
     }
-    if read_date(claims, "iat")?.is_some_and(|at| at > now + leeway) {
+    let issued_at = read_date(claims, "iat")?;
+    if issued_at.is_some_and(|at| at > now + leeway) {
         return Err(Refused::IssuedInFuture);
+    }
+    if let Some(most) = provider.config.max_lifetime
+        && expires_at > issued_at.ok_or(Refused::MissingClaim)? + leeway + most
+    {
+        return Err(Refused::LifetimeTooLong);
     }
     Ok(expires_at)
 }
@@ -287,11 +379,22 @@ fn check_audience(provider: &Provider, claims: &Map<String, Value>) -> Result<Ve
     ours.then_some(audiences).ok_or(Refused::WrongAudience)
 }
 
-/// The types of what else we read; and, for RFC 9068 §2.2, that it is there.
+/// What else an issuer signs is no access token, though it may look like one: an ID token (OpenID Connect Core §2: `nonce`,
+/// `at_hash`, `c_hash`), a logout token (Back-Channel Logout §2.4: `events`), and what Keycloak calls by other names in `typ`.
+fn check_is_access_token(claims: &Map<String, Value>) -> Result<(), Refused> {
+    let named = claims.get("typ").and_then(Value::as_str);
+    let other = matches!(named, Some("ID" | "Refresh" | "Offline" | "Logout"));
+    let marked = ["nonce", "at_hash", "c_hash", "events"].iter().any(|name| claims.contains_key(*name));
+    if other || marked { Err(Refused::WrongType) } else { Ok(()) }
+}
+
+/// The types of what else we read; and what has to be there: what the provider was configured with, and for RFC 9068 what
+/// its §2.2 has.
 fn check_profile(provider: &Provider, claims: &Map<String, Value>) -> Result<(), Refused> {
     for name in ["sub", "client_id", "jti", "sid"] {
         let required = match provider.config.profile {
             Profile::Rfc9068 => name != "sid",
+            Profile::OidcAccess => name == "sub",
             Profile::Custom => false,
         };
         if required || claims.contains_key(name) {
@@ -299,10 +402,19 @@ fn check_profile(provider: &Provider, claims: &Map<String, Value>) -> Result<(),
         }
     }
     match provider.config.profile {
-        Profile::Rfc9068 if !claims.contains_key("iat") => Err(Refused::MissingClaim),
-        Profile::Rfc9068 | Profile::Custom => Ok(()),
+        Profile::Rfc9068 | Profile::OidcAccess if !claims.contains_key("iat") => return Err(Refused::MissingClaim),
+        // Whom a token was issued to; an ID token has it in its audience.
+        Profile::OidcAccess if !CLIENT_CLAIMS.iter().any(|name| claims.contains_key(*name)) => {
+            return Err(Refused::MissingClaim);
+        }
+        Profile::Rfc9068 | Profile::OidcAccess | Profile::Custom => {}
     }
+    let missing = |name: &str| claims.get(name).is_none_or(Value::is_null);
+    if provider.config.required_claims.iter().any(|name| missing(name)) { Err(Refused::MissingClaim) } else { Ok(()) }
 }
+
+/// The client in a token of Keycloak, Auth0 or Entra; of anybody by RFC 9068; of Okta; of Entra's first version.
+const CLIENT_CLAIMS: [&str; 4] = ["azp", "client_id", "cid", "appid"];
 
 fn required_text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refused> {
     match claims.get(name) {

@@ -170,7 +170,7 @@ fn a_scrape_has_what_operators_look_for() {
     assert_eq!(requests(&[("route", "closed"), ("reason", "revoked"), ("decision", "denied")]), 1.0);
     assert_eq!(requests(&[("route", "open"), ("reason", "ok")]), 1.0);
     assert_eq!(requests(&[("route", "issuer"), ("decision", "answered"), ("method", "POST")]), 5.0);
-    assert_eq!(value("sidegate_rejected_tokens_total", &[("reason", "revoked")]), 1.0);
+    assert_eq!(value("sidegate_rejected_tokens_total", &[("provider", "local"), ("reason", "revoked")]), 1.0);
     assert_eq!(value("sidegate_token_cache_lookups_total", &[("result", "hit")]), 3.0);
     assert_eq!(value("sidegate_requests_in_flight", &[]), 0.0);
     assert_eq!(value("sidegate_revocation_entries", &[("kind", "session")]), 1.0);
@@ -256,8 +256,8 @@ fn no_label_tells_who_asked_or_for_what() {
     let (_, samples) = parse(&text);
     let names: BTreeSet<_> = samples.iter().flat_map(|(_, labels, _)| labels.keys().map(String::as_str)).collect();
     let known = [
-        "cause", "code", "decision", "grant", "kind", "le", "listener", "method", "outcome", "reason", "result",
-        "route", "state", "upstream", "version",
+        "cause", "code", "decision", "grant", "kind", "le", "listener", "method", "outcome", "provider", "reason",
+        "result", "route", "state", "upstream", "version",
     ];
     assert!(names.is_subset(&known.into()), "{names:?}");
     let values: BTreeSet<_> = samples.iter().flat_map(|(_, labels, _)| labels.values().map(String::as_str)).collect();

@@ -381,11 +381,10 @@ fn every_wrong_token_is_refused_for_its_own_reason() {
     let wrong = wrong_tokens(&rs, &es, &hs);
     assert!(wrong.len() >= 100, "only {}", wrong.len());
     for (what, token, reason) in &wrong {
-        let series = format!("sidegate_rejected_tokens_total{{reason=\"{reason}\"}}");
-        let before = gate.metric(&series);
+        let before = gate.rejected(reason);
         let answer = gate.get_with("/", token);
         assert_invalid_token(what, &answer);
-        let (after, log) = (gate.metric(&series), gate.logged());
+        let (after, log) = (gate.rejected(reason), gate.logged());
         assert_eq!(after, before + 1.0, "{what}: not refused for {reason}: {}", log.lines().last().unwrap_or_default());
     }
     assert!(upstream.take().is_empty());

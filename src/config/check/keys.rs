@@ -1,5 +1,6 @@
 //! Where a provider's keys come from.
 
+use super::fetch;
 use crate::{
     config::{file, path::Path, raw, report::Report},
     token::{
@@ -7,6 +8,7 @@ use crate::{
         keys::{KeyError, KeySet},
         provider::KeySource,
     },
+    types::IssuerUrl,
 };
 
 /// The largest JWK Set that is read.
@@ -14,34 +16,77 @@ const MAX_JWKS: u64 = 1 << 20;
 /// The members of a JWK that make it secret (RFC 7518 §6.2.2, §6.3.2, §6.4; RFC 8037 §2).
 const SECRET_MEMBERS: [&str; 8] = ["k", "d", "p", "q", "dp", "dq", "qi", "oth"];
 
-/// `jwks`, `jwks_file`, `jwks_inline`, `hmac_secret`.
-pub(super) type Sources =
-    (Option<String>, Option<String>, Option<serde_json::Map<String, serde_json::Value>>, Option<raw::SecretText>);
+/// What a provider says of its keys.
+pub(super) struct Sources {
+    pub(super) jwks: Option<String>,
+    pub(super) jwks_uri: Option<String>,
+    pub(super) discovery: Option<raw::Flag>,
+    pub(super) fetch: Option<raw::Fetch>,
+    pub(super) jwks_file: Option<String>,
+    pub(super) jwks_inline: Option<serde_json::Map<String, serde_json::Value>>,
+    pub(super) hmac_secret: Option<raw::SecretText>,
+}
+
+const NAMES: [&str; 6] = ["jwks", "jwks_uri", "discovery", "jwks_file", "jwks_inline", "hmac_secret"];
 
 /// The keys, from exactly one source. `algorithms` is `Some(None)` where they are given and wrong.
 pub(super) fn check(
     report: &mut Report,
     at: &Path,
     sources: Sources,
+    issuer: Option<&IssuerUrl>,
     algorithms: Option<&Option<Vec<Algorithm>>>,
 ) -> Option<KeySource> {
-    match sources {
-        (Some(jwks), None, None, None) if jwks == "issuer" => Some(KeySource::InternalIssuer),
-        (Some(_), None, None, None) => {
-            report.refuse(&at.key("jwks"), "can only be `issuer`; keys of others come from jwks_file or jwks_inline")
-        }
-        (None, Some(name), None, None) => jwks_file(report, &at.key("jwks_file"), &name),
-        (None, None, Some(jwks), None) => jwks_inline(report, &at.key("jwks_inline"), jwks),
-        (None, None, None, Some(secret)) => hmac_secret(report, at, secret, algorithms),
-        (None, None, None, None) => {
-            let sources = ["jwks", "jwks_file", "jwks_inline", "hmac_secret"];
-            if !sources.iter().any(|key| report.is_settled(&at.key(key))) {
-                report.error(at, "has no keys: give one of jwks: issuer, jwks_file, jwks_inline, hmac_secret");
-            }
-            None
-        }
-        _ => report.refuse(at, "keys come from exactly one of jwks, jwks_file, jwks_inline, hmac_secret"),
+    let Sources { jwks, jwks_uri, discovery, fetch, jwks_file, jwks_inline, hmac_secret } = sources;
+    // `discovery: false` says where keys do not come from.
+    let discovery = discovery.filter(|flag| flag.0);
+    let is_published = jwks_uri.is_some() || discovery.is_some();
+    if fetch.is_some() && !is_published {
+        report.error(&at.key("jwks_fetch"), "nothing is fetched: there is neither jwks_uri nor discovery: true");
     }
+    let given = [
+        jwks.is_some(),
+        jwks_uri.is_some(),
+        discovery.is_some(),
+        jwks_file.is_some(),
+        jwks_inline.is_some(),
+        hmac_secret.is_some(),
+    ];
+    match given.into_iter().filter(|given| *given).count() {
+        0 => {
+            if !NAMES.iter().any(|key| report.is_settled(&at.key(key))) {
+                report.error(at, format!("has no keys: give one of {}", listed()));
+            }
+            return None;
+        }
+        1 => {}
+        _ => return report.refuse(at, format!("keys come from exactly one of {}", listed())),
+    }
+    if is_published {
+        let issuer = issuer.map(IssuerUrl::as_str);
+        return fetch::check(report, at, jwks_uri, issuer, fetch).map(KeySource::Published);
+    }
+    match (jwks, jwks_file, jwks_inline, hmac_secret) {
+        (Some(jwks), ..) if jwks == "issuer" => Some(KeySource::InternalIssuer),
+        (Some(_), ..) => report.refuse(
+            &at.key("jwks"),
+            "can only be `issuer`; keys of others come from jwks_uri, discovery, jwks_file or jwks_inline",
+        ),
+        (_, Some(name), ..) => self::jwks_file(report, &at.key("jwks_file"), &name),
+        (_, _, Some(jwks), _) => self::jwks_inline(report, &at.key("jwks_inline"), jwks),
+        (_, _, _, Some(secret)) => self::hmac_secret(report, at, secret, algorithms),
+        (None, None, None, None) => None,
+    }
+}
+
+fn listed() -> String {
+    NAMES
+        .map(|name| match name {
+            "jwks" => "jwks: issuer",
+            "discovery" => "discovery: true",
+            other => other,
+        })
+        .join(", ")
 }
 
 fn jwks_file(report: &mut Report, at: &Path, name: &str) -> Option<KeySource> {

@@ -3,6 +3,7 @@
 mod claims;
 mod client;
 mod cors;
+mod fetch;
 mod hash;
 mod issuer;
 mod keys;
@@ -10,6 +11,7 @@ mod listener;
 mod pattern;
 mod provider;
 mod rate;
+mod roots;
 mod route;
 mod tls;
 mod upstream;

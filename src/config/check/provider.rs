@@ -62,8 +62,16 @@ fn check(report: &mut Report, at: &Path, raw: raw::Provider, names: &mut Names, 
     let audiences = report.required(at, "audiences", raw.audiences, "whom its tokens must be meant for (`aud`)");
     let audiences = audiences.and_then(|list| audience_list(report, &at.key("audiences"), list));
     let algorithms = raw.algorithms.map(|list| algorithm_list(report, &at.key("algorithms"), list));
-    let keys =
-        keys::check(report, at, (raw.jwks, raw.jwks_file, raw.jwks_inline, raw.hmac_secret), algorithms.as_ref());
+    let sources = keys::Sources {
+        jwks: raw.jwks,
+        jwks_uri: raw.jwks_uri,
+        discovery: raw.discovery,
+        fetch: raw.jwks_fetch.map(|section| section.0),
+        jwks_file: raw.jwks_file,
+        jwks_inline: raw.jwks_inline,
+        hmac_secret: raw.hmac_secret,
+    };
+    let keys = keys::check(report, at, sources, issuer.as_ref(), algorithms.as_ref());
 
     let local = matches!(keys, Some(KeySource::InternalIssuer));
     if local {
@@ -80,8 +88,14 @@ fn check(report: &mut Report, at: &Path, raw: raw::Provider, names: &mut Names, 
     let leeway = if local { Duration::ZERO } else { Duration::from_secs(30) };
     let leeway = duration(report, &at.key("leeway"), raw.leeway, leeway, Duration::ZERO..=MAX_LEEWAY);
     let profile = if local { Profile::Rfc9068 } else { Profile::Custom };
-    let profiles = [("rfc9068", Profile::Rfc9068), ("custom", Profile::Custom)];
+    let profiles = [("rfc9068", Profile::Rfc9068), ("oidc_access", Profile::OidcAccess), ("custom", Profile::Custom)];
     let profile = word(report, &at.key("profile"), raw.profile.as_deref(), profile, &profiles);
+    let required_claims = claim_names(report, &at.key("required_claims"), raw.required_claims);
+    let lifetimes = Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
+    let max_lifetime = match raw.max_lifetime {
+        None => Some(None),
+        given => duration(report, &at.key("max_lifetime"), given, Duration::ZERO, lifetimes).map(Some),
+    };
     Some(Config {
         name: name?,
         issuer: issuer?,
@@ -89,8 +103,18 @@ fn check(report: &mut Report, at: &Path, raw: raw::Provider, names: &mut Names, 
         algorithms: algorithms?,
         leeway: leeway?,
         profile: profile?,
+        required_claims: required_claims?,
+        max_lifetime: max_lifetime?,
         keys: keys?,
     })
+}
+
+fn claim_names(report: &mut Report, at: &Path, raw: raw::List<String>) -> Option<Vec<Box<str>>> {
+    let named = report.items(at, raw);
+    all(named.into_iter().map(|(path, name)| match name.as_str() {
+        "" => report.refuse(&path, "must not be empty"),
+        _ => Some(name.into_boxed_str()),
+    }))
 }
 
 /// A list of audiences that is not empty.
@@ -168,6 +192,8 @@ fn algorithms_fit(report: &mut Report, at: &Path, given: &[Algorithm], keys: &Ke
     let misfit = given.iter().position(|algorithm| match keys {
         KeySource::InternalIssuer => facts.algorithm.is_some_and(|signed| signed != *algorithm),
         KeySource::Fixed(keys) => !keys.fits(*algorithm),
+        // What is published is never a shared secret.
+        KeySource::Published(_) => algorithm.is_symmetric(),
     });
     if let Some(n) = misfit {
         report.error(&at.index(n), format!("no key of this provider is for {}", given[n]));

@@ -11,6 +11,7 @@ use crate::issuer::{
     ledger::Cause,
     session::RefreshTokens,
 };
+use crate::token::verify::Proof;
 
 pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
     if request.method() != Method::POST {
@@ -56,7 +57,7 @@ async fn revoke_refresh_token(issuer: &Issuer, client: &Client, token: &str) -> 
 /// Ends this one token; its session goes on.
 async fn revoke_access_token(issuer: &Issuer, client: &Client, token: &str) -> Result<(), Error> {
     // One that we would not let in anyway is as good as revoked.
-    let Ok(identity) = issuer.own.verify(token, issuer.clock.now()) else { return Ok(()) };
+    let Ok(Proof { identity, .. }) = issuer.own.verify(token, issuer.clock.now()) else { return Ok(()) };
     if identity.text("client_id") != Some(client.id.as_str()) {
         return Err(not_yours());
     }

@@ -179,7 +179,7 @@ fn what_can_be_counted_before_the_token_is() {
     let bad = TestKey::new("ES256", "k1").good();
     let statuses: Vec<_> = (0..4).map(|_| gate.get_with("/", &bad).status).collect();
     assert_eq!(statuses, [401, 401, 429, 429]);
-    assert_eq!(gate.metric("sidegate_rejected_tokens_total{reason=\"signature_bad\"}"), 2.0, "no more were looked at");
+    assert_eq!(gate.rejected("signature_bad"), 2.0, "no more were looked at");
     // A refusal for the rate is told as one to a page as well.
     let page: Answer = request(gate.address(), "GET", "/", &[("Accept", "text/html")], b"");
     assert_eq!((page.status, page.header("content-type")), (429, Some("text/html; charset=utf-8")));

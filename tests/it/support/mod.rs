@@ -171,6 +171,14 @@ impl Sidegate {
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0.0)
     }
 
+    /// How many tokens it has refused for this reason, whosever they claim to be.
+    pub(crate) fn rejected(&self, reason: &str) -> f64 {
+        let text = self.admin("/metrics").text();
+        let of_tokens = text.lines().filter(|line| line.starts_with("sidegate_rejected_tokens_total{"));
+        let named = of_tokens.filter(|line| line.contains(&format!(",reason=\"{reason}\"}} ")));
+        named.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// What it has logged since this was last asked.
     pub(crate) fn logged(&self) -> String {
         self.log.try_iter().collect()

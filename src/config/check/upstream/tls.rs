@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig,
     crypto::aws_lc_rs,
     pki_types::{
         CertificateDer, PrivateKeyDer, ServerName,
@@ -11,23 +11,18 @@ use rustls::{
     },
 };
 
+use super::super::roots::{self, MAX_PEM, certificates};
 use crate::{
     config::{file, path::Path, raw, report::Report},
     gateway::config::ClientTls,
 };
-
-/// The largest file of certificates or keys that is read, in bytes.
-const MAX_PEM: u64 = 1 << 20;
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Makes the TLS side of an upstream: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
 pub(super) fn check(report: &mut Report, at: &Path, raw: raw::Section<raw::UpstreamTls>) -> Option<ClientTls> {
     let raw = raw.map(|section| section.0).unwrap_or_default();
-    let roots = match raw.ca_file {
-        Some(name) => roots_in(report, &at.key("ca_file"), &name),
-        None => roots_of_system(report, at),
-    };
+    let roots = roots::check(report, at, raw.ca_file.as_deref());
     let server_name = match raw.server_name {
         Some(name) => match ServerName::try_from(name) {
             Ok(name) => Some(Some(name)),
@@ -61,47 +56,12 @@ pub(super) fn check(report: &mut Report, at: &Path, raw: raw::Section<raw::Upstr
     }
 }
 
-fn roots_in(report: &mut Report, at: &Path, name: &str) -> Option<RootCertStore> {
-    let certificates = certificates(report, at, name)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates {
-        if let Err(error) = roots.add(certificate) {
-            let path = report.resolve(name);
-            return report.refuse(at, format!("{}: a certificate cannot be used: {error}", path.display()));
-        }
-    }
-    Some(roots)
-}
-
-/// What the system trusts. A certificate that cannot be read there is left out: what it would vouch for is then refused.
-fn roots_of_system(report: &mut Report, at: &Path) -> Option<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return report.refuse(at, "this system has no root certificates; name those to trust: { ca_file: … }");
-    }
-    Some(roots)
-}
-
 fn identity(report: &mut Report, at: &Path, raw: raw::Certificate) -> Option<Identity> {
     let cert_file = report.required(at, "cert_file", raw.cert_file, "the PEM file of the certificate and its chain");
     let chain = cert_file.and_then(|name| certificates(report, &at.key("cert_file"), &name));
     let key_file = report.required(at, "key_file", raw.key_file, "the PEM file of the private key");
     let key = key_file.and_then(|name| private_key(report, &at.key("key_file"), &name));
     Some((chain?, key?))
-}
-
-/// The certificates in a PEM file; at least one.
-fn certificates(report: &mut Report, at: &Path, name: &str) -> Option<Vec<CertificateDer<'static>>> {
-    let contents = file::named(report, at, name, MAX_PEM)?;
-    let path = report.resolve(name);
-    match CertificateDer::pem_slice_iter(&contents.bytes).collect::<Result<Vec<_>, _>>() {
-        Ok(chain) if chain.is_empty() => {
-            report.refuse(at, format!("{}: there is no certificate in it", path.display()))
-        }
-        Ok(chain) => Some(chain),
-        Err(_) => report.refuse(at, format!("{}: not PEM", path.display())),
-    }
 }
 
 /// A private key, which nobody else may read.

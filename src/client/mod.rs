@@ -1,0 +1,153 @@
+//! Asking others over HTTP, for what Sidegate itself needs: bounded in time and size, over TLS where it is asked for, through
+//! the proxy that the environment names (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, StatusCode, header};
+use reqwest::{Url, redirect::Policy};
+
+/// How we introduce ourselves.
+const USER_AGENT: &str = concat!("Sidegate/", env!("CARGO_PKG_VERSION"));
+/// How often an answer may point elsewhere.
+const MAX_REDIRECTS: usize = 3;
+
+/// Who asks. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client(reqwest::Client);
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Document {
+    /// Its content.
+    pub body: Vec<u8>,
+    /// For how long it says that it is fresh (RFC 9111 §4.2.1), less the age it already has; `None` where it does not say.
+    pub fresh_for: Option<Duration>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// Nobody there takes a connection, or proves to be who they should be.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(String),
+    /// It took too long.
+    #[error("it took too long")]
+    TimedOut,
+    /// It points to another origin, or on and on.
+    #[error("it points to somewhere else, where we do not follow")]
+    Redirected,
+    /// It answered with this status.
+    #[error("it answers with status {0}")]
+    Status(u16),
+    /// It answered with more than this, in bytes.
+    #[error("it answers with more than {0} bytes")]
+    TooLarge(usize),
+    /// The answer is no HTTP, or broke off.
+    #[error("its answer broke: {0}")]
+    Broken(String),
+}
+
+impl FetchError {
+    /// The name in metrics.
+    pub const fn result(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Redirected => "redirected",
+            Self::Status(_) => "bad_status",
+            Self::TooLarge(_) => "too_large",
+            Self::Broken(_) => "broken",
+        }
+    }
+}
+
+impl Client {
+    /// A client that trusts what `tls` trusts, and takes no longer than `timeout` for all of an answer.
+    ///
+    /// # Errors
+    /// When the system has no resolver, or TLS cannot be set up.
+    pub fn new(tls: &Arc<rustls::ClientConfig>, timeout: Duration) -> Result<Self, String> {
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(rustls::ClientConfig::clone(tls))
+            .user_agent(USER_AGENT)
+            .timeout(timeout)
+            .redirect(Policy::custom(|attempt| {
+                let from = attempt.previous().last().map(Url::origin);
+                if attempt.previous().len() > MAX_REDIRECTS || from != Some(attempt.url().origin()) {
+                    attempt.stop()
+                } else {
+                    attempt.follow()
+                }
+            }))
+            // A set of keys is asked for every few minutes.
+            .pool_max_idle_per_host(0)
+            .build()
+            .map(Self)
+            .map_err(|error| chain(&error))
+    }
+
+    /// Asks for a document of up to `most` bytes.
+    ///
+    /// # Errors
+    /// When there is no answer, or another than 200.
+    pub async fn get(&self, url: &str, most: usize) -> Result<Document, FetchError> {
+        let request = self.0.get(url).header(header::ACCEPT, "application/json");
+        let mut response = request.send().await.map_err(failed)?;
+        match response.status() {
+            StatusCode::OK => {}
+            status if status.is_redirection() => return Err(FetchError::Redirected),
+            status => return Err(FetchError::Status(status.as_u16())),
+        }
+        let too_large = FetchError::TooLarge(most);
+        if response.content_length().is_some_and(|length| length > most as u64) {
+            return Err(too_large);
+        }
+        let fresh_for = fresh_for(response.headers());
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(failed)? {
+            if body.len() + piece.len() > most {
+                return Err(too_large);
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(Document { body, fresh_for })
+    }
+}
+
+fn failed(error: reqwest::Error) -> FetchError {
+    // The URL is the reader's own, and may hold what nobody else should see.
+    let error = error.without_url();
+    match &error {
+        e if e.is_timeout() => FetchError::TimedOut,
+        e if e.is_connect() => FetchError::Unreachable(chain(e)),
+        e => FetchError::Broken(chain(e)),
+    }
+}
+
+/// What an error says, and what the errors behind it say.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// RFC 9111 §5.2.2: `max-age`, of which `Age` has gone by already; nothing where it is not to be kept.
+fn fresh_for(headers: &HeaderMap) -> Option<Duration> {
+    let directives = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let mut max_age = None;
+    for directive in directives.flat_map(|value| value.split(',')).map(str::trim) {
+        let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        if name.eq_ignore_ascii_case("no-store") || name.eq_ignore_ascii_case("no-cache") {
+            return Some(Duration::ZERO);
+        }
+        if name.eq_ignore_ascii_case("max-age") {
+            max_age = max_age.or(value.trim_matches('"').parse().ok());
+        }
+    }
+    let age = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or(0);
+    max_age.map(|max_age: u64| Duration::from_secs(max_age.saturating_sub(age)))
+}
