@@ -343,9 +343,17 @@ fn prepare(key: &AlgorithmParameters, algorithm: Algorithm) -> Result<ParsedPubl
             if n.first() == Some(&0) || e.first() == Some(&0) {
                 return Err(KeyError("its \"n\" or \"e\" begins with a zero byte (RFC 7518 §2)".into()));
             }
+            // The parameters below would refuse its signatures; this refuses the key.
+            let bits = (n.len() * 8).saturating_sub(n.first().map_or(0, |first| first.leading_zeros() as usize));
+            if !(2048..=8192).contains(&bits) {
+                return Err(KeyError(format!("an RSA key has 2048 to 8192 bits, this one {bits}")));
+            }
+            if e.len() > 4 || e.last().is_none_or(|last| last % 2 == 0) || e == [1] {
+                return Err(KeyError("its \"e\" is not an odd number from 3 up to 32 bits".into()));
+            }
             RsaPublicKeyComponents { n, e }
                 .to_parsed_public_key(rsa_parameters(algorithm)?)
-                .map_err(|_| KeyError("it is not an RSA key of 2048 to 8192 bits".into()))
+                .map_err(|_| KeyError("it is not an RSA key".into()))
         }
         AlgorithmParameters::EllipticCurve(ec) => {
             let (x, y) = (bytes(&ec.x)?, bytes(&ec.y)?);

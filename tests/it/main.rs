@@ -12,6 +12,7 @@ mod deploy;
 mod floors;
 mod gateway;
 mod issuer;
+mod keys;
 mod reading;
 mod revocation;
 mod server;

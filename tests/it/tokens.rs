@@ -69,6 +69,113 @@ fn a_profile_asks_for_what_rfc_9068_does() {
     }
 }
 
+#[test]
+fn what_an_openid_provider_signs_besides_access_tokens_never_passes() {
+    let (upstream, key) = (Upstream::start(), TestKey::new("ES256", "k1"));
+    for profile in ["custom", "oidc_access"] {
+        let gate = gate(&upstream, &[&key], &format!("profile: {profile}"));
+        let plain = changed(key.header(), json!({ "typ": "JWT" }));
+        let token = |changes| key.token(&plain, &claims_with(changes));
+        for (what, changes) in [
+            ("as Keycloak does", json!({ "typ": "Bearer", "azp": "app", "client_id": null, "jti": null })),
+            ("as Auth0 does", json!({ "azp": "app", "client_id": null, "gty": "client-credentials" })),
+            ("as Okta does", json!({ "cid": "app", "client_id": null, "scope": null, "scp": ["read"] })),
+            ("as Entra does", json!({ "azp": "app", "client_id": null, "scope": null, "scp": "read", "nbf": now() })),
+        ] {
+            assert_eq!(gate.get_with("/", &token(changes)).status, 200, "{profile}: {what}");
+        }
+        for (what, changes) in [
+            ("an ID token, by its nonce", json!({ "azp": "app", "nonce": "n" })),
+            ("an ID token, by at_hash", json!({ "azp": "app", "at_hash": "MTIzNDU2Nzg5MDEyMzQ1Ng" })),
+            ("an ID token, by c_hash", json!({ "azp": "app", "c_hash": "MTIzNDU2Nzg5MDEyMzQ1Ng" })),
+            ("an ID token of Keycloak", json!({ "typ": "ID", "azp": "app" })),
+            ("a refresh token of Keycloak", json!({ "typ": "Refresh", "azp": "app" })),
+            ("an offline token of Keycloak", json!({ "typ": "Offline", "azp": "app" })),
+            ("a logout token", json!({ "events": { "http://schemas.openid.net/event/backchannel-logout": {} } })),
+            ("a logout token of Keycloak", json!({ "typ": "Logout" })),
+        ] {
+            let before = gate.rejected("type_wrong");
+            assert_eq!(gate.get_with("/", &token(changes)).status, 401, "{profile}: {what}");
+            assert_eq!(gate.rejected("type_wrong"), before + 1.0, "{profile}: {what}");
+        }
+        let logout = changed(key.header(), json!({ "typ": "logout+jwt" }));
+        assert_eq!(gate.get_with("/", &key.token(&logout, &claims())).status, 401);
+    }
+    // An ID token without any mark still lacks what says whom it was issued to.
+    let gate = gate(&upstream, &[&key], "profile: oidc_access");
+    for missing in ["client_id", "sub", "iat"] {
+        let token = key.token(&key.header(), &claims_with(json!({ missing: null })));
+        assert_eq!(gate.get_with("/", &token).status, 401, "{missing}");
+    }
+    assert_eq!(gate.rejected("claim_missing"), 3.0);
+}
+
+#[test]
+fn a_provider_may_ask_for_claims_and_for_short_lives() {
+    let (upstream, key) = (Upstream::start(), TestKey::new("ES256", "k1"));
+    let gate = gate(&upstream, &[&key], "required_claims: [tenant, plan], max_lifetime: 10m, leeway: 20s");
+    let token = |changes| {
+        let asked = changed(claims(), json!({ "tenant": "t", "plan": { "name": "p" } }));
+        key.token(&key.header(), &changed(asked, changes))
+    };
+    let issued = now();
+    for changes in [json!({}), json!({ "iat": issued, "exp": issued + 600 })] {
+        assert_eq!(gate.get_with("/", &token(changes)).status, 200);
+    }
+    for (changes, reason) in [
+        (json!({ "tenant": null }), "claim_missing"),
+        (json!({ "plan": null }), "claim_missing"),
+        (json!({ "iat": null }), "claim_missing"),
+        (json!({ "iat": issued, "exp": issued + 601 }), "lifetime_too_long"),
+        (json!({ "iat": issued - 86400 }), "lifetime_too_long"),
+    ] {
+        let before = gate.rejected(reason);
+        assert_eq!(gate.get_with("/", &token(changes.clone())).status, 401, "{changes}");
+        assert_eq!(gate.rejected(reason), before + 1.0, "{changes}");
+    }
+}
+
+#[test]
+fn a_token_of_one_provider_passes_for_no_other() {
+    let (upstream, one, two) = (Upstream::start(), TestKey::new("ES256", "k"), TestKey::new("ES256", "k"));
+    let provider = |name: &str, key: &TestKey| {
+        let keys = json!({ "keys": [key.jwk()] });
+        format!("{{ name: {name}, issuer: 'https://{name}.example', audiences: [{name}-api], jwks_inline: {keys} }}")
+    };
+    let gate = Sidegate::start(&config(
+        upstream.address(),
+        &format!(
+            "providers: [{}, {}]\n\
+             routes: [{{ name: one, match: {{ path_prefix: /one }}, providers: [one], upstream: app }},\n\
+             \x20 {{ name: both, match: {{ path_prefix: / }}, providers: [one, two], upstream: app }}]\n",
+            provider("one", &one),
+            provider("two", &two),
+        ),
+    ));
+    let token = |key: &TestKey, issuer: &str, audience: &str| {
+        let (issuer, audience) = (format!("https://{issuer}.example"), format!("{audience}-api"));
+        key.token(&key.header(), &claims_with(json!({ "iss": issuer, "aud": audience })))
+    };
+    for (what, token, at_one, at_both) in [
+        ("one's", token(&one, "one", "one"), 200, 200),
+        ("two's", token(&two, "two", "two"), 401, 200),
+        ("two's key, one's name", token(&two, "one", "one"), 401, 401),
+        ("one's key, two's name", token(&one, "two", "two"), 401, 401),
+        ("one's, for two's audience", token(&one, "one", "two"), 401, 401),
+        ("a third's", token(&one, "three", "one"), 401, 401),
+    ] {
+        // Twice, for what is remembered of the first time.
+        for _ in 0..2 {
+            assert_eq!(gate.get_with("/one", &token).status, at_one, "{what}");
+            assert_eq!(gate.get_with("/", &token).status, at_both, "{what}");
+        }
+    }
+    let of = |provider, reason| {
+        gate.metric(&format!("sidegate_rejected_tokens_total{{provider=\"{provider}\",reason=\"{reason}\"}}"))
+    };
+    assert_eq!((of("one", "signature_bad"), of("two", "signature_bad"), of("none", "issuer_unknown")), (4.0, 4.0, 4.0));
+}
+
 /// What is wrong, the token, and the reason that the metric must give.
 type Wrong = (String, String, &'static str);
 
