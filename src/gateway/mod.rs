@@ -157,6 +157,8 @@ async fn sweep(worker: Weak<Worker>) {
         let now = tick.tick().await.into_std();
         let Some(worker) = worker.upgrade() else { return };
         worker.forwarders.iter().for_each(|forwarder| forwarder.sweep(now));
+        let (entries, bytes) = worker.authenticator.cache.usage();
+        worker.recorder.tokens_cached(entries, bytes);
     }
 }
 

@@ -35,6 +35,8 @@ struct Series {
     jwks_fetched_at: IntGaugeVec,
     jwks_keys_skipped: IntGaugeVec,
     cache_lookups: IntCounterVec,
+    cache_entries: IntGauge,
+    cache_bytes: IntGauge,
     connections: IntGaugeVec,
     connections_parked: IntGauge,
     connections_accepted: IntCounterVec,
@@ -155,6 +157,12 @@ impl Metrics {
                 "Look-ups of access tokens among the verified ones, by result.",
                 &["result"],
             )?,
+            cache_entries: add
+                .keep(IntGauge::new("sidegate_token_cache_entries", "Verified access tokens that are remembered.")?)?,
+            cache_bytes: add.keep(IntGauge::new(
+                "sidegate_token_cache_bytes",
+                "About how much memory the verified access tokens take.",
+            )?)?,
             connections: add.gauges("sidegate_connections", "Open client connections.", &["listener"])?,
             connections_parked: add.keep(IntGauge::new(
                 "sidegate_connections_parked",

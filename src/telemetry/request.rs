@@ -2,7 +2,7 @@
 //! that no label is looked up on a request's way.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
@@ -54,6 +54,8 @@ pub struct Recorder {
     rejected_tokens: RefCell<HashMap<(Option<usize>, &'static str), Held>>,
     cache_hit: Held,
     cache_miss: Held,
+    /// What this worker's cache had when that was last said: entries, bytes.
+    cached: Cell<(i64, i64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +83,7 @@ impl Recorder {
             rejected_tokens: RefCell::default(),
             cache_hit: series.cache_lookups.with_label_values(&["hit"]),
             cache_miss: series.cache_lookups.with_label_values(&["miss"]),
+            cached: Cell::default(),
             routes,
             metrics,
         }
@@ -131,6 +134,14 @@ impl Recorder {
     /// An access token was, or was not, among the verified ones.
     pub fn token_looked_up(&self, hit: bool) {
         if hit { self.cache_hit.inc() } else { self.cache_miss.inc() }
+    }
+
+    /// How many verified tokens this worker remembers, and about how many bytes they take.
+    pub fn tokens_cached(&self, entries: usize, bytes: u64) {
+        let now = (i64::try_from(entries).unwrap_or(i64::MAX), i64::try_from(bytes).unwrap_or(i64::MAX));
+        let before = self.cached.replace(now);
+        self.metrics.0.cache_entries.add(now.0 - before.0);
+        self.metrics.0.cache_bytes.add(now.1 - before.1);
     }
 
     /// A WebSocket has been opened, until the guard is dropped.

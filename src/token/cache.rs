@@ -66,6 +66,14 @@ impl TokenCache {
         self.entries.as_ref()?.borrow().get(token).cloned()
     }
 
+    /// How many tokens are remembered, and about how many bytes that takes.
+    pub fn usage(&self) -> (usize, u64) {
+        self.entries.as_ref().map_or((0, 0), |entries| {
+            let entries = entries.borrow();
+            (entries.len(), entries.weight())
+        })
+    }
+
     /// Forgets a token.
     pub fn remove(&self, token: &[u8]) {
         if let Some(entries) = &self.entries {

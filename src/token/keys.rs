@@ -348,6 +348,9 @@ fn prepare(key: &AlgorithmParameters, algorithm: Algorithm) -> Result<ParsedPubl
             if !(2048..=8192).contains(&bits) {
                 return Err(KeyError(format!("an RSA key has 2048 to 8192 bits, this one {bits}")));
             }
+            if is_roca(&n) {
+                return Err(KeyError("its \"n\" is of the kind that can be factored (CVE-2017-15361)".into()));
+            }
             if e.len() > 4 || e.last().is_none_or(|last| last % 2 == 0) || e == [1] {
                 return Err(KeyError("its \"e\" is not an odd number from 3 up to 32 bits".into()));
             }
@@ -373,6 +376,23 @@ fn prepare(key: &AlgorithmParameters, algorithm: Algorithm) -> Result<ParsedPubl
             .map_err(|_| KeyError("it is not an Ed25519 key".into())),
         _ => Err(KeyError("it is not a public key".into())),
     }
+}
+
+/// Whether a modulus was made by the library of ROCA (CVE-2017-15361): modulo each of these primes it is a power of 65537.
+/// That is so of one other modulus in a hundred million.
+fn is_roca(n: &[u8]) -> bool {
+    const PRIMES: [u32; 38] = [
+        3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107,
+        109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
+    ];
+    PRIMES.iter().all(|prime| {
+        let rest = n.iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % prime);
+        let mut power = 1;
+        (0..*prime).any(|_| {
+            power = power * 65537 % prime;
+            power == rest
+        })
+    })
 }
 
 /// The parameters that refuse moduli below 2048 bits.

@@ -8,6 +8,8 @@ pub mod provider;
 pub mod remote;
 pub mod sign;
 pub mod verify;
+#[cfg(test)]
+mod wycheproof;
 
 use std::{fmt, str::FromStr};
 

@@ -228,6 +228,16 @@ impl Verifier {
     }
 }
 
+/// Judges a signature as [`Verifier::verify`] does, whatever it signs.
+#[cfg(test)]
+pub(super) fn signature_of(verifier: &Verifier, keys: &Keys, token: &str) -> Result<(), Refused> {
+    let parts = verifier.split(token)?;
+    let header = Header::read(parts.header)?;
+    decode(parts.payload)?;
+    let (_, key) = find_key(keys, &header)?;
+    check_signature(key, parts)
+}
+
 impl Provider {
     fn verify(
         &self,

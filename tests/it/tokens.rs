@@ -559,6 +559,24 @@ fn a_remembered_token_expires_all_the_same() {
 }
 
 #[test]
+fn what_is_remembered_is_counted_and_bounded() {
+    let (upstream, key) = (Upstream::start(), TestKey::new("EdDSA", "k1"));
+    let rest = provider(&[&key], "leeway: 0s") + ROUTE + "tokens: { cache: 16KiB }\n";
+    let gate = Sidegate::start(&config(upstream.address(), &rest).replace("workers: 1", "workers: 2"));
+    let size = || (gate.metric("sidegate_token_cache_entries"), gate.metric("sidegate_token_cache_bytes"));
+    assert_eq!(gate.get_with("/", &key.good()).status, 200);
+    crate::support::wait_for("an entry", || (size().0 == 1.0).then_some(()));
+    assert!(size().1 > 100.0);
+    for n in 0..100 {
+        let token = key.token(&key.header(), &claims_with(json!({ "jti": n.to_string() })));
+        assert_eq!(gate.get_with("/", &token).status, 200);
+    }
+    // Each worker counts now and then.
+    crate::support::wait_for("more", || (size().0 > 4.0).then_some(()));
+    assert!(size().1 <= 2.0 * 16384.0, "{:?}", size());
+}
+
+#[test]
 fn without_a_cache_every_token_is_verified() {
     let (upstream, key) = (Upstream::start(), TestKey::new("EdDSA", "k1"));
     let gate = Sidegate::start(&config(
