@@ -60,6 +60,9 @@ const CONTROL_THREADS: usize = 2;
 /// How often expired sessions and revocations are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether the time for another signing key has come.
+const KEYS_INTERVAL: Duration = Duration::from_millis(500);
+
 /// How often clients that are counted, and have not asked for a while, are forgotten.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -143,6 +146,10 @@ impl App {
             }
             None => None,
         };
+        let commands = match &config.issuer {
+            Some(issuer) => Some(admin::socket::bind(&issuer.data)?),
+            None => None,
+        };
         let demo = if wants_demo(&config) { Some(demo::start().await?) } else { None };
         let listening = Listening::of(&config, &bound, admin_address);
         let verifier = verifier(&config, issuer.as_deref(), &clock, &metrics)?;
@@ -176,7 +183,10 @@ impl App {
         // There is nobody else to set it.
         let _ = pulse.set(server.pulse());
         background.spawn(FileWatch::new(&config.server.listeners, &metrics).run());
-        if let Some(issuer) = issuer {
+        if let (Some(issuer), Some(commands)) = (issuer, commands) {
+            background.spawn(tend_keys(issuer.clone()));
+            let told = issuer.clone();
+            background.spawn(admin::socket::serve(commands, move |line| obey(told.clone(), line)));
             background.spawn(async move {
                 loop {
                     tokio::time::sleep(SWEEP_INTERVAL).await;
@@ -219,6 +229,32 @@ impl App {
         // Where nobody reads standard output any more, nobody misses it.
         let _ = self.listening.print(&mut text).and_then(|()| out.write_all(&text)).and_then(|()| out.flush());
     }
+}
+
+/// Has the issuer's keys follow each other. RSA keys are made slowly, so that it is not the runtime's thread that waits.
+async fn tend_keys(issuer: Arc<Issuer>) {
+    loop {
+        tokio::time::sleep(KEYS_INTERVAL).await;
+        let issuer = issuer.clone();
+        // A panic there has been logged.
+        let _ = tokio::task::spawn_blocking(move || issuer.tend_keys()).await;
+    }
+}
+
+/// Does what a command of the same user says.
+async fn obey(issuer: Arc<Issuer>, line: String) -> admin::socket::Outcome {
+    let obeying = tokio::task::spawn_blocking(move || {
+        let words: Vec<_> = line.split(' ').collect();
+        let outcome = match words[..] {
+            ["keys", "list"] => return Ok(issuer.list_keys()),
+            ["keys", "rotate"] => issuer.rotate_keys(false),
+            ["keys", "rotate", "now"] => issuer.rotate_keys(true),
+            ["keys", "revoke", kid] => issuer.revoke_key(kid),
+            _ => return Err("this Sidegate does not know that command; it may be older than the one that asks".into()),
+        };
+        outcome.map_err(|error| error.to_string())
+    });
+    obeying.await.unwrap_or_else(|_| Err("it failed; the log says how".into()))
 }
 
 fn wants_demo(config: &Config) -> bool {

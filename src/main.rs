@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sidegate::cli::{Cli, Command, check, hash_password, run};
+use sidegate::cli::{Cli, Command, check, hash_password, keys, run};
 
 fn main() -> ExitCode {
     match Cli::parse().into_command() {
@@ -12,6 +12,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         // Load it, say what is wrong with it, and no more.
         Command::Check(args) => check::main(&args),
+        // Tell the process that runs what to do with its signing keys.
+        Command::Keys(args) => keys::main(&args),
         // Turn a password or a fresh secret into what the configuration keeps of it.
         Command::HashPassword(args) => hash_password::main(&args),
     }

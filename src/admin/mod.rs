@@ -1,5 +1,7 @@
 //! The admin listener: metrics and probes. It is never the public one.
 
+pub mod socket;
+
 use std::{
     convert::Infallible,
     io,

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod hash_password;
+pub mod keys;
 pub mod run;
 
 use std::{
@@ -34,6 +35,8 @@ pub enum Command {
     Run(run::Args),
     /// Say what is wrong with a configuration, and nothing else
     Check(check::Args),
+    /// List, rotate and revoke the issuer's own keys, in the process that runs
+    Keys(keys::Args),
     /// Turn a password into the hash that the configuration keeps of it
     HashPassword(hash_password::Args),
 }

@@ -90,6 +90,6 @@ impl Issuer {
         if let Some(session) = grant.session {
             set("sid", session.to_string().into());
         }
-        Ok(self.signer.sign("at+jwt", &claims)?)
+        Ok(self.ring.signer().sign("at+jwt", &claims)?)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use super::keys::KeysConfig;
 use crate::{
     store::OnRollback,
     token::Algorithm,
@@ -21,6 +22,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The key that refresh tokens are derived from; generated into `data` when `None`.
     pub master_key: Option<Secret>,
+    /// How its signing keys follow each other.
+    pub keys: KeysConfig,
     /// Who may ask for tokens.
     pub clients: Vec<Client>,
     /// Who may log in.

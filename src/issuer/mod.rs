@@ -23,10 +23,10 @@ pub use self::{
     endpoint::Endpoint,
     error::refusal,
     form::MAX_FORM_BYTES,
-    keys::{KeyFileError, MASTER_KEY_BYTES},
+    keys::{KeyFileError, KeysConfig, KeysError, MASTER_KEY_BYTES, private_key_in},
     password::check_hash,
 };
-use self::{endpoint::Paths, ledger::Ledger, password::Passwords, session::RefreshTokens, user::Users};
+use self::{endpoint::Paths, keys::Ring, ledger::Ledger, password::Passwords, session::RefreshTokens, user::Users};
 use crate::{
     clock::Clock,
     revocation::{Blacklist, Revocations},
@@ -36,7 +36,6 @@ use crate::{
         keys::KeyError,
         live::LiveKeys,
         provider::{self, KeySource, Profile},
-        sign::Signer,
         verify::{Provider, Verifier},
     },
     types::{ClientId, IssuerUrl},
@@ -58,13 +57,11 @@ pub struct Issuer {
     metrics: Metrics,
     passwords: Passwords,
     refresh_tokens: RefreshTokens,
-    signer: Signer,
-    keys: Arc<LiveKeys>,
+    ring: Ring,
     /// Knows our own access tokens, for whoever revokes one.
     own: Verifier,
     ledger: Ledger,
     /// What anybody may read, made once.
-    jwks: Bytes,
     metadata: Bytes,
 }
 
@@ -104,12 +101,16 @@ impl Issuer {
         metrics: Metrics,
     ) -> Result<Arc<Self>, OpenError> {
         check(&config)?;
-        let folder = DataFolder::lock(&config.data)?;
+        let folder = Arc::new(DataFolder::lock(&config.data)?);
         let master = match &config.master_key {
             Some(key) => key.clone(),
             None => keys::master_key(&folder)?,
         };
-        let signer = keys::signer(&folder, config.access_token.algorithm)?;
+        let lifetimes = config.clients.iter().filter_map(|client| client.access_token_lifetime);
+        let longest = lifetimes.chain([config.access_token.lifetime]).max().unwrap_or_default();
+        let algorithm = config.access_token.algorithm;
+        let rules = config.keys.clone();
+        let ring = Ring::open(&folder, &master, rules, algorithm, longest, clock.clone(), metrics.clone())?;
         let store = Store::open_embedded(folder, clock.clone())?;
         let blacklist = Blacklist::new(clock.clone());
         for revocation in store.live_revocations().await? {
@@ -118,7 +119,6 @@ impl Issuer {
             }
             revocations.insert(&config.url, &revocation);
         }
-        let keys = LiveKeys::new(signer.key_set()?);
         let ledger = Ledger::new(config.url.clone(), store, revocations, blacklist, metrics.clone());
         ledger.report_sizes();
         Ok(Arc::new(Self {
@@ -127,11 +127,9 @@ impl Issuer {
             paths: Paths::new(&config.url),
             passwords: Passwords::new(),
             refresh_tokens: RefreshTokens::new(&master),
-            own: own_tokens(&config, keys.clone()),
-            jwks: signer.public_jwks().to_string().into(),
+            own: own_tokens(&config, ring.live().clone()),
             metadata: endpoint::metadata::document(&config).into(),
-            signer,
-            keys,
+            ring,
             ledger,
             config,
             clock,
@@ -146,7 +144,7 @@ impl Issuer {
 
     /// The keys that verify its access tokens.
     pub fn keys(&self) -> Arc<LiveKeys> {
-        self.keys.clone()
+        self.ring.live().clone()
     }
 
     /// What it serves at a path, taken byte for byte as the client sent it; `None` where the path is not the issuer's.
@@ -164,6 +162,33 @@ impl Issuer {
             Endpoint::Jwks => endpoint::jwks::answer(self, &request),
             Endpoint::Metadata => endpoint::metadata::answer(self, &request),
         }
+    }
+
+    /// Has keys follow each other as their time comes. Once a second is often enough.
+    pub fn tend_keys(&self) {
+        self.ring.look_after();
+    }
+
+    /// A line for each of its own keys.
+    pub fn list_keys(&self) -> String {
+        self.ring.list()
+    }
+
+    /// Has another key of its own follow: published at once, and signing when everybody can have it, or `at_once`. Takes its
+    /// time, where keys are made slowly. Answers the line of that key.
+    ///
+    /// # Errors
+    /// When one is to follow already, or it cannot be.
+    pub fn rotate_keys(&self, at_once: bool) -> Result<String, KeysError> {
+        self.ring.rotate(at_once)
+    }
+
+    /// Refuses everything that one of its own keys has signed, from the next request on. Answers a line for each key.
+    ///
+    /// # Errors
+    /// When there is no such key, or it cannot be.
+    pub fn revoke_key(&self, kid: &str) -> Result<String, KeysError> {
+        self.ring.revoke(kid)
     }
 
     /// Forgets sessions and revocations that nothing depends on any more. Once a minute is often enough.

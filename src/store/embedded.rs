@@ -62,7 +62,7 @@ pub enum OpenError {
 }
 
 impl Embedded {
-    pub(super) fn open(folder: DataFolder, clock: Clock) -> Result<Self, OpenError> {
+    pub(super) fn open(folder: Arc<DataFolder>, clock: Clock) -> Result<Self, OpenError> {
         let path = folder.path().join("store.redb");
         let database = open_or_create(&folder, &path)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
@@ -143,7 +143,7 @@ impl Drop for Writer {
 }
 
 /// The writer's life. `_folder` is held to the end of it, past the database.
-fn write(mut queue: mpsc::Receiver<Job>, database: Database, path: &Path, clock: &Clock, _folder: DataFolder) {
+fn write(mut queue: mpsc::Receiver<Job>, database: Database, path: &Path, clock: &Clock, _folder: Arc<DataFolder>) {
     let mut open = Some(database);
     while let Some(first) = queue.blocking_recv() {
         let mut jobs = Vec::from([first]);

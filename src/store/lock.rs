@@ -74,7 +74,7 @@ impl DataFolder {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn write_new(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let (half, whole) = (self.path.join(format!("{name}.new")), self.path.join(name));
         self.discard(&half)?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;

@@ -32,7 +32,7 @@ impl Store {
     ///
     /// # Errors
     /// When the file is not ours, is of a newer format, or cannot be read: it is never replaced.
-    pub fn open_embedded(folder: DataFolder, clock: Clock) -> Result<Self, OpenError> {
+    pub fn open_embedded(folder: Arc<DataFolder>, clock: Clock) -> Result<Self, OpenError> {
         Embedded::open(folder, clock).map(Self::Embedded)
     }
 

@@ -56,6 +56,8 @@ struct Series {
     certificate_expiry: IntGaugeVec,
     revocation_entries: IntGaugeVec,
     revocations: IntCounterVec,
+    signing_keys: IntGaugeVec,
+    signing_key_changes: IntCounterVec,
     grants: IntCounterVec,
     refreshes: IntCounterVec,
     ready: Gauge,
@@ -241,6 +243,12 @@ impl Metrics {
                 &["kind"],
             )?,
             revocations: add.counters("sidegate_revocations_total", "Revocations made here, by cause.", &["cause"])?,
+            signing_keys: add.gauges("sidegate_issuer_signing_keys", "The issuer's own keys, by state.", &["state"])?,
+            signing_key_changes: add.counters(
+                "sidegate_issuer_signing_key_changes_total",
+                "How often one of the issuer's own keys came into a state.",
+                &["state"],
+            )?,
             grants: add.counters(
                 "sidegate_issuer_grants_total",
                 "Token endpoint requests, by grant and result.",
@@ -308,6 +316,16 @@ impl Metrics {
     /// When the certificate in `cert_file`, as the configuration names it, expires; in seconds since the epoch.
     pub fn certificate_expires(&self, listener: &str, cert_file: &str, expires: i64) {
         self.0.certificate_expiry.with_label_values(&[listener, cert_file]).set(expires);
+    }
+
+    /// How many of the issuer's own keys are in a state: `next`, `active`, `retired`, `revoked`.
+    pub fn signing_keys(&self, state: &'static str, keys: usize) {
+        self.0.signing_keys.with_label_values(&[state]).set(i64::try_from(keys).unwrap_or(i64::MAX));
+    }
+
+    /// One of the issuer's own keys has come into a state.
+    pub fn signing_key_changed(&self, state: &'static str) {
+        self.0.signing_key_changes.with_label_values(&[state]).inc();
     }
 
     /// A token endpoint request has been answered. `grant` is a grant type or `unknown`; `result` is `ok` or the OAuth

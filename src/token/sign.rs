@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     Algorithm,
-    keys::{Key, KeyError, KeySet, rsa_parameters},
+    keys::{Key, KeyError, rsa_parameters},
 };
 use crate::types::Secret;
 
@@ -34,7 +34,8 @@ enum Pair {
 }
 
 /// The algorithms that [`Signer`] signs with.
-pub const SIGNING_ALGORITHMS: [Algorithm; 4] = [Algorithm::Es256, Algorithm::Rs256, Algorithm::EdDsa, Algorithm::Hs256];
+pub const SIGNING_ALGORITHMS: [Algorithm; 6] =
+    [Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa, Algorithm::Rs256, Algorithm::Ps256, Algorithm::Hs256];
 
 impl Signer {
     /// Makes a new private key for `algorithm`, in the form [`Signer::new`] reads: PKCS#8 DER, or 32 bytes for HS256.
@@ -44,15 +45,10 @@ impl Signer {
     pub fn generate(algorithm: Algorithm) -> Result<Secret, KeyError> {
         let failed = |_| KeyError(format!("no {algorithm} key could be made"));
         Ok(Secret::new(match algorithm {
-            Algorithm::Es256 => {
-                let rng = SystemRandom::new();
-                EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng)
-                    .map_err(failed)?
-                    .as_ref()
-                    .to_vec()
-            }
+            Algorithm::Es256 => generate_ec(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).map_err(failed)?,
+            Algorithm::Es384 => generate_ec(&signature::ECDSA_P384_SHA384_FIXED_SIGNING).map_err(failed)?,
             Algorithm::EdDsa => Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(failed)?.as_ref().to_vec(),
-            Algorithm::Rs256 => {
+            Algorithm::Rs256 | Algorithm::Ps256 => {
                 let pair = RsaKeyPair::generate(rsa::KeySize::Rsa2048).map_err(failed)?;
                 pair.as_der().map_err(failed)?.as_ref().to_vec()
             }
@@ -76,8 +72,11 @@ impl Signer {
             Algorithm::Es256 => {
                 Pair::Ec(EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, key).map_err(rejected)?)
             }
+            Algorithm::Es384 => {
+                Pair::Ec(EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P384_SHA384_FIXED_SIGNING, key).map_err(rejected)?)
+            }
             Algorithm::EdDsa => Pair::Ed(Ed25519KeyPair::from_pkcs8(key).map_err(rejected)?),
-            Algorithm::Rs256 => Pair::Rsa(Box::new(RsaKeyPair::from_pkcs8(key).map_err(rejected)?)),
+            Algorithm::Rs256 | Algorithm::Ps256 => Pair::Rsa(Box::new(RsaKeyPair::from_pkcs8(key).map_err(rejected)?)),
             Algorithm::Hs256 => {
                 Key::hmac(None, key, algorithm)?;
                 Pair::Shared(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key)), private_key.clone())
@@ -111,34 +110,44 @@ impl Signer {
             Pair::Ed(pair) => pair.sign(message).as_ref().to_vec(),
             Pair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&signature::RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
-                    .map_err(failed)?;
+                let encoding: &'static dyn signature::RsaEncoding = match self.algorithm {
+                    Algorithm::Ps256 => &signature::RSA_PSS_SHA256,
+                    _ => &signature::RSA_PKCS1_SHA256,
+                };
+                pair.sign(encoding, &SystemRandom::new(), message, &mut signature).map_err(failed)?;
                 signature
             }
             Pair::Shared(key, _) => hmac::sign(key, message).as_ref().to_vec(),
         })
     }
 
-    /// The JWK Set to publish (RFC 7517); empty for a symmetric key, which is never published.
-    pub fn public_jwks(&self) -> serde_json::Value {
-        let Some(mut jwk) = public_members(&self.pair) else { return json!({ "keys": [] }) };
-        if let Some(members) = jwk.as_object_mut() {
-            members.insert("kid".into(), json!(self.kid));
-            members.insert("alg".into(), json!(self.algorithm.name()));
-            members.insert("use".into(), json!("sig"));
-        }
-        json!({ "keys": [jwk] })
+    /// The key's name.
+    pub fn kid(&self) -> &str {
+        &self.kid
     }
 
-    /// The keys that verify what we sign.
+    /// The JWK to publish (RFC 7517); `None` for a symmetric key, which is never published.
+    pub fn public_jwk(&self) -> Option<serde_json::Value> {
+        let mut jwk = public_members(&self.pair)?;
+        jwk["kid"] = json!(self.kid);
+        jwk["alg"] = json!(self.algorithm.name());
+        jwk["use"] = json!("sig");
+        Some(jwk)
+    }
+
+    /// The key that verifies what we sign.
     ///
     /// # Errors
     /// None that a key which [`Signer::new`] took could cause.
-    pub fn key_set(&self) -> Result<KeySet, KeyError> {
+    pub fn key(&self) -> Result<Key, KeyError> {
         let rejected = |_| KeyError("a public key does not fit its private one".into());
         let parsed = match &self.pair {
             Pair::Ec(pair) => {
-                ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, pair.public_key()).map_err(rejected)?
+                let parameters: &'static dyn signature::VerificationAlgorithm = match self.algorithm {
+                    Algorithm::Es384 => &signature::ECDSA_P384_SHA384_FIXED,
+                    _ => &signature::ECDSA_P256_SHA256_FIXED,
+                };
+                ParsedPublicKey::new(parameters, pair.public_key()).map_err(rejected)?
             }
             Pair::Ed(pair) => ParsedPublicKey::new(&signature::ED25519, pair.public_key()).map_err(rejected)?,
             Pair::Rsa(pair) => {
@@ -148,11 +157,15 @@ impl Signer {
                     .map_err(rejected)?
             }
             Pair::Shared(_, secret) => {
-                return Key::hmac(Some(&self.kid), secret.expose(), self.algorithm).map(KeySet::single);
+                return Key::hmac(Some(&self.kid), secret.expose(), self.algorithm);
             }
         };
-        Ok(KeySet::single(Key::public(Some(&self.kid), self.algorithm, parsed)))
+        Ok(Key::public(Some(&self.kid), self.algorithm, parsed))
     }
+}
+
+fn generate_ec(algorithm: &'static signature::EcdsaSigningAlgorithm) -> Result<Vec<u8>, aws_lc_rs::error::Unspecified> {
+    Ok(EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new())?.as_ref().to_vec())
 }
 
 fn not_for_signing(algorithm: Algorithm) -> KeyError {
@@ -166,8 +179,10 @@ fn public_members(pair: &Pair) -> Option<serde_json::Value> {
     match pair {
         Pair::Ec(pair) => {
             // An uncompressed point: 4, x, y.
-            let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
-            Some(json!({ "kty": "EC", "crv": "P-256", "x": encode(x), "y": encode(y) }))
+            let point = &pair.public_key().as_ref()[1..];
+            let (x, y) = point.split_at(point.len() / 2);
+            let curve = if x.len() == 32 { "P-256" } else { "P-384" };
+            Some(json!({ "kty": "EC", "crv": curve, "x": encode(x), "y": encode(y) }))
         }
         Pair::Ed(pair) => Some(json!({ "kty": "OKP", "crv": "Ed25519", "x": encode(pair.public_key().as_ref()) })),
         Pair::Rsa(pair) => {

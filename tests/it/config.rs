@@ -57,6 +57,9 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("    audiences: [api]", "    audience: [api]", &[r#"14:5: providers[0].audience: unknown key "audience"; did you mean "audiences"?"#]),
     ("{ level: info }", "{ colour: red }", &[r#"7:8: log.colour: unknown key "colour"; known here: level, format or requests"#]),
     ("    jwks: issuer", "    jwks_uri: http://idp.example/keys", &["15:5: providers[0].jwks_uri: keys that come over http can be anybody's: use https, or say jwks_fetch: { insecure_http: true }"]),
+    ("  refresh_token: {", "  keys: { rotate_every: 1d, publish_ahead: 1d }\n  refresh_token: {", &["28:29: issuer.keys.publish_ahead: must be shorter than rotate_every, or a key would follow before it signs"]),
+    ("  refresh_token: {", "  keys: { rotate_every: 1s }\n  refresh_token: {", &["28:11: issuer.keys.rotate_every: must be from 2s to 3650d"]),
+    ("  refresh_token: {", "  keys: { file: nowhere.pem }\n  refresh_token: {", &["28:11: issuer.keys.file: nowhere.pem: there is no such file"]),
     ("    jwks: issuer", "    jwks_uri: ftp://idp.example/keys", &["15:5: providers[0].jwks_uri: not a URL of the form https://host/path, from which keys could be fetched"]),
     ("    jwks: issuer", "    jwks_uri: https://me:pass@idp.example/", &["15:5: providers[0].jwks_uri: credentials in a URL are not sent anywhere; take them out"]),
     ("    jwks: issuer", "    jwks_uri: https://idp.example/keys\n    discovery: true", &["12:5: providers[0]: keys come from exactly one of jwks: issuer, jwks_uri, discovery: true, jwks_file, jwks_inline, hmac_secret"]),
@@ -468,6 +471,7 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
         "jwks_inline:",
         "hmac_secret:",
         "master_key:",
+        "file: signing.pem",
         "roles: [admin] }",
     ];
     let uncommented: Vec<String> = default

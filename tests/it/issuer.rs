@@ -2,6 +2,7 @@
 
 mod answers;
 mod clients;
+mod keys;
 mod refresh;
 mod revoke;
 mod start;
@@ -29,7 +30,7 @@ use http::{Request, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 use sidegate::{
     clock::{Clock, Timestamp},
-    issuer::{AccessToken, Client, Config, GrantType, Issuer, OpenError, RefreshToken, SecretHash, User},
+    issuer::{AccessToken, Client, Config, GrantType, Issuer, KeysConfig, OpenError, RefreshToken, SecretHash, User},
     revocation::Revocations,
     store::OnRollback,
     telemetry::Metrics,
@@ -75,6 +76,11 @@ impl Rig {
         let Self { folder, hand, mut config, issuer, .. } = self;
         drop(issuer);
         change(&mut config);
+        Self::opened(folder, hand, config).await
+    }
+
+    /// One that starts on what is in a folder.
+    async fn opened(folder: TempDir, hand: Arc<AtomicU64>, config: Config) -> Self {
         let (revocations, metrics) = (Arc::default(), Metrics::new().unwrap());
         let issuer = open(&config, &hand, &revocations, &metrics).await.unwrap();
         Self { folder, hand, config, revocations, metrics, issuer }
@@ -282,6 +288,7 @@ fn config(data: &Path) -> Config {
         },
         data: data.join("data"),
         master_key: None,
+        keys: KeysConfig { rotate_every: None, publish_ahead: DAY, file: None },
         clients: vec![
             client("app", Some(argon2id("secret")), &[Password, Refresh]),
             client("spa", None, &[Password, Refresh, ClientCredentials]),

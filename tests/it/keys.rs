@@ -1,6 +1,7 @@
 //! Keys that a provider publishes: fetched, refreshed, asked for once more; and a provider that does not answer as it should.
 
 mod issuers;
+mod own;
 
 use std::{
     io::Write as _,

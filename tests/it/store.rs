@@ -73,7 +73,7 @@ impl Rig {
 }
 
 fn open(path: &Path, clock: Clock) -> Store {
-    Store::open_embedded(DataFolder::lock(path).unwrap(), clock).unwrap()
+    Store::open_embedded(Arc::new(DataFolder::lock(path).unwrap()), clock).unwrap()
 }
 
 fn new_session() -> NewSession {
@@ -454,7 +454,8 @@ fn a_file_that_is_not_ours_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.redb");
         fs::write(&path, content).unwrap();
-        let error = Store::open_embedded(DataFolder::lock(folder.path()).unwrap(), Clock::System).unwrap_err();
+        let error =
+            Store::open_embedded(Arc::new(DataFolder::lock(folder.path()).unwrap()), Clock::System).unwrap_err();
         assert!(matches!(error, OpenError::Foreign(_)), "{error}");
         assert_eq!(fs::read(&path).unwrap(), content);
     };
@@ -464,7 +465,7 @@ fn a_file_that_is_not_ours_is_refused_and_left_alone() {
 
     let folder = tempfile::tempdir().unwrap();
     drop(redb::Database::create(folder.path().join("store.redb")).unwrap());
-    let error = Store::open_embedded(DataFolder::lock(folder.path()).unwrap(), Clock::System).unwrap_err();
+    let error = Store::open_embedded(Arc::new(DataFolder::lock(folder.path()).unwrap()), Clock::System).unwrap_err();
     assert!(matches!(error, OpenError::Foreign(_)), "{error}");
 }
 
@@ -479,7 +480,7 @@ fn a_newer_format_is_refused_by_name() {
     transaction.open_table(meta).unwrap().insert("format", 7).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    let error = Store::open_embedded(DataFolder::lock(folder.path()).unwrap(), Clock::System).unwrap_err();
+    let error = Store::open_embedded(Arc::new(DataFolder::lock(folder.path()).unwrap()), Clock::System).unwrap_err();
     assert!(matches!(error, OpenError::Newer { found: 7, .. }), "{error}");
 }
 

@@ -1,6 +1,6 @@
 //! The internal issuer.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use http::Uri;
 
@@ -10,12 +10,17 @@ use super::{
 };
 use crate::{
     config::{error::one_of, file, path::Path, raw, report::Report},
-    issuer::{AccessToken, Config, MASTER_KEY_BYTES, RefreshToken},
+    issuer::{AccessToken, Config, KeysConfig, MASTER_KEY_BYTES, RefreshToken, private_key_in},
     store::OnRollback,
-    token::{Algorithm, sign::SIGNING_ALGORITHMS},
-    types::{Audience, IssuerUrl},
+    token::{
+        Algorithm,
+        sign::{SIGNING_ALGORITHMS, Signer},
+    },
+    types::{Audience, IssuerUrl, Secret},
 };
 
+/// The largest file of a private key that is read, in bytes.
+const MAX_KEY: u64 = 64 << 10;
 /// The longest a session may live.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -63,6 +68,7 @@ pub(super) fn check(
         }
         Some(key)
     });
+    let keys = signing_keys(report, &at.key("keys"), raw.keys, algorithm);
     let mut demo = Vec::new();
     let clients = client::check_all(report, &at.key("clients"), raw.clients, &mut demo);
     let users = user::check_all(report, &at.key("users"), raw.users, &mut demo);
@@ -77,11 +83,61 @@ pub(super) fn check(
                 Some(key) => Some(key?),
                 None => None,
             },
+            keys: keys?,
             clients: clients?,
             users: users?,
         })
     })();
     (config, facts)
+}
+
+/// How its keys follow each other.
+fn signing_keys(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::Section<raw::SigningKeys>,
+    algorithm: Option<Algorithm>,
+) -> Option<KeysConfig> {
+    let raw = raw.map(|section| section.0).unwrap_or_default();
+    let (every_at, ahead_at) = (at.key("rotate_every"), at.key("publish_ahead"));
+    let file = match (raw.file, algorithm) {
+        (None, _) => Some(None),
+        (Some(name), Some(algorithm)) => given_key(report, &at.key("file"), &name, algorithm).map(Some),
+        (Some(_), None) => None,
+    };
+    let rotate_every = match raw.rotate_every {
+        Some(raw::Scalar(text)) if text == "never" => Some(None),
+        Some(_) if !matches!(file, Some(None)) => {
+            report.refuse(&every_at, "keys of a file follow each other when another one is put there; take this out")
+        }
+        None if !matches!(file, Some(None)) => Some(None),
+        other => duration(report, &every_at, other, 30 * DAY, 2 * SECOND..=LONGEST).map(Some),
+    };
+    let ahead = match rotate_every {
+        Some(Some(every)) => DAY.min(every / 2),
+        Some(None) | None => DAY,
+    };
+    // Half of it is how long others may keep the published keys, in whole seconds.
+    let publish_ahead = duration(report, &ahead_at, raw.publish_ahead, ahead, 2 * SECOND..=30 * DAY);
+    let (rotate_every, publish_ahead) = (rotate_every?, publish_ahead?);
+    if rotate_every.is_some_and(|every| publish_ahead >= every) {
+        return report.refuse(&ahead_at, "must be shorter than rotate_every, or a key would follow before it signs");
+    }
+    Some(KeysConfig { rotate_every, publish_ahead, file: file? })
+}
+
+/// A file with a private key, which is looked at again while it runs.
+fn given_key(report: &mut Report, at: &Path, name: &str, algorithm: Algorithm) -> Option<PathBuf> {
+    let contents = file::named(report, at, name, MAX_KEY)?;
+    let path = report.resolve(name);
+    let key = private_key_in(&Secret::new(contents.bytes.to_vec()), algorithm).map_err(str::to_owned);
+    match key.and_then(|key| Signer::new(algorithm, &key).map_err(|error| error.to_string())) {
+        Ok(_) => {
+            file::must_be_private(report, at, name, &contents);
+            Some(path)
+        }
+        Err(why) => report.refuse(at, format!("{}: {why}", path.display())),
+    }
 }
 
 /// An URL under which clients find the issuer (RFC 8414 §2; plain http only where nobody can listen in).

@@ -207,8 +207,14 @@ shapes! {
         refresh_token: Section<RefreshToken>,
         store: Section<Store>,
         master_key: Option<SecretText>,
+        keys: Section<SigningKeys>,
         clients: List<Mapping<Client>>,
         users: List<Mapping<User>>,
+    }
+    SigningKeys {
+        rotate_every: Option<Scalar>,
+        publish_ahead: Option<Scalar>,
+        file: Option<String>,
     }
     AccessToken {
         lifetime: Option<Scalar>,

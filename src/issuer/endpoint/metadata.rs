@@ -1,5 +1,7 @@
 //! Authorization server metadata (RFC 8414): what is true, and nothing else.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
@@ -7,8 +9,11 @@ use serde_json::{Value, json};
 use super::{JWKS, REVOKE, TOKEN};
 use crate::issuer::{Config, GrantType, Issuer};
 
+/// For how long anybody may keep it: it changes with the configuration alone.
+const MAX_AGE: Duration = Duration::from_secs(300);
+
 pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
-    super::document(request, &issuer.metadata)
+    super::document(request, &issuer.metadata, MAX_AGE)
 }
 
 /// Writes the document.

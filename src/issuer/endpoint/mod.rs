@@ -5,6 +5,8 @@ pub(super) mod metadata;
 pub(super) mod revoke;
 pub(super) mod token;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
@@ -63,7 +65,7 @@ fn method_not_allowed(allow: &'static str) -> Response<Bytes> {
 }
 
 /// A document that anybody may read, and keep for a while.
-fn document(request: &Request<Bytes>, text: &Bytes) -> Response<Bytes> {
+fn document(request: &Request<Bytes>, text: &Bytes, max_age: Duration) -> Response<Bytes> {
     let head = request.method() == Method::HEAD;
     if !head && request.method() != Method::GET {
         return method_not_allowed("GET, HEAD");
@@ -71,7 +73,8 @@ fn document(request: &Request<Bytes>, text: &Bytes) -> Response<Bytes> {
     let mut response = Response::new(if head { Bytes::new() } else { text.clone() });
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    let fresh = HeaderValue::try_from(format!("public, max-age={}", max_age.as_secs()));
+    headers.insert(header::CACHE_CONTROL, fresh.unwrap_or(HeaderValue::from_static("no-cache")));
     headers.insert(header::CONTENT_LENGTH, text.len().into());
     response
 }

@@ -26,13 +26,19 @@ async fn a_restart_keeps_keys_sessions_and_revocations() {
 }
 
 #[tokio::test]
-async fn each_algorithm_has_a_key_of_its_own_that_stays() {
+async fn another_algorithm_is_another_key_and_the_old_one_verifies_on() {
     let rig = Rig::new().await;
-    let ec = rig.get("/.well-known/jwks.json").await;
+    let kinds =
+        |jwks: Value| -> Vec<Value> { jwks["keys"].as_array().unwrap().iter().map(|key| key["alg"].clone()).collect() };
+    let ec = rig.get("/.well-known/jwks.json").await["keys"][0].clone();
     let rig = rig.restarted(|config| config.access_token.algorithm = Algorithm::EdDsa).await;
-    assert_eq!(rig.get("/.well-known/jwks.json").await["keys"][0]["kty"], "OKP");
-    let rig = rig.restarted(|config| config.access_token.algorithm = Algorithm::Es256).await;
-    assert_eq!(rig.get("/.well-known/jwks.json").await, ec);
+    let jwks = rig.get("/.well-known/jwks.json").await;
+    assert_eq!((kinds(jwks.clone()), &jwks["keys"][0]), (vec![json!("ES256"), json!("EdDSA")], &ec));
+    assert_eq!(part(&rig.log_in().await.access, 0)["alg"], "EdDSA");
+    let rig = rig.restarted(|config| config.access_token.algorithm = Algorithm::Ps256).await;
+    assert_eq!(kinds(rig.get("/.well-known/jwks.json").await), ["ES256", "EdDSA", "PS256"]);
+    let rig = rig.restarted(|config| config.access_token.algorithm = Algorithm::Es384).await;
+    assert_eq!(part(&rig.log_in().await.access, 0)["alg"], "ES384");
     for entry in fs::read_dir(&rig.config.data).unwrap() {
         let path = entry.unwrap().path();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
@@ -52,7 +58,7 @@ async fn a_shared_key_is_never_published() {
 
 #[tokio::test]
 async fn a_key_that_everybody_can_read_is_refused() {
-    for name in ["master.key", "signing-es256.key"] {
+    for name in ["master.key", "signing-keys.json"] {
         let rig = Rig::new().await;
         let path = rig.config.data.join(name);
         let Rig { folder: _folder, hand, config, issuer, .. } = rig;
@@ -69,7 +75,7 @@ async fn a_key_that_everybody_can_read_is_refused() {
 
 #[tokio::test]
 async fn a_damaged_key_is_refused_and_not_replaced() {
-    for name in ["master.key", "signing-es256.key"] {
+    for name in ["master.key", "signing-keys.json"] {
         let rig = Rig::new().await;
         let path = rig.config.data.join(name);
         let Rig { folder: _folder, hand, config, issuer, .. } = rig;
@@ -89,10 +95,23 @@ async fn a_master_key_from_the_configuration_makes_the_tokens() {
     assert_eq!(tokens.refresh, expected_refresh_token(&[7; 32], &tokens.sid(), 0, "app"));
     let second = rig.refresh(&tokens.refresh).await.tokens();
     assert_eq!(second.refresh, expected_refresh_token(&[7; 32], &tokens.sid(), 1, "app"));
-    let rig = rig.restarted(|config| config.master_key = Some(Secret::new(vec![8; 32]))).await;
+    // Without it the signing keys stay closed; nobody replaces them unasked.
+    let Rig { folder, hand, config, issuer, .. } = rig;
+    drop(issuer);
+    let other = Config { master_key: Some(Secret::new(vec![8; 32])), ..config.clone() };
+    let error = refused(&other, &hand).await;
+    assert!(error.contains("does not go with the master key") && error.contains("move it away"), "{error}");
+    let (keys, away) = (config.data.join("signing-keys.json"), folder.path().join("away"));
+    fs::rename(&keys, &away).unwrap();
+    let rig = Rig::opened(folder, hand, other).await;
     rig.refresh(&tokens.refresh).await.assert_error(400, "invalid_grant");
     assert_eq!(rig.refreshes("forged"), 1);
-    let rig = rig.restarted(|config| config.master_key = Some(Secret::new(vec![7; 32]))).await;
+    let rig = rig
+        .restarted(|config| {
+            config.master_key = Some(Secret::new(vec![7; 32]));
+            fs::rename(&away, &keys).unwrap();
+        })
+        .await;
     rig.refresh(&tokens.refresh).await.tokens();
 }
 
@@ -212,14 +231,14 @@ async fn what_is_published_may_be_kept_and_asked_for_by_head() {
 }
 
 impl Rig {
-    async fn get(&self, path: &str) -> Value {
+    pub(super) async fn get(&self, path: &str) -> Value {
         let answer = self.send(Request::get(path).body(Bytes::new()).unwrap()).await;
         assert_eq!(answer.status(), 200);
         answer.json()
     }
 }
 
-async fn refused(config: &Config, hand: &Arc<AtomicU64>) -> String {
+pub(super) async fn refused(config: &Config, hand: &Arc<AtomicU64>) -> String {
     match open(config, hand, &Arc::default(), &Metrics::new().unwrap()).await {
         Ok(_) => panic!("it started"),
         Err(error) => error.to_string(),

@@ -1,0 +1,465 @@
+//! The issuer's own keys: which sign, which are published, which verify, and how one follows the other.
+//!
+//! A key is `next` first: published, so that everybody has it before it signs. Then it is `active` and signs; then `retired`,
+//! and verifies until the last token it signed has expired. A key that is `revoked` verifies nothing from that moment on. What
+//! is decided is on disk before it holds.
+
+mod file;
+mod sealed;
+
+use std::{
+    fmt::Write as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+pub(super) use self::file::master_key;
+pub use self::file::{KeyFileError, MASTER_KEY_BYTES, private_key_in};
+use self::{
+    file::{KeyFile, Stamp, read_private_key},
+    sealed::{Seal, Stored},
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    store::{self, DataFolder},
+    telemetry::Metrics,
+    token::{
+        Algorithm,
+        keys::{Key, KeyError, KeySet},
+        live::LiveKeys,
+        sign::Signer,
+    },
+    types::Secret,
+};
+
+/// How keys follow each other; every value has been checked.
+#[derive(Clone, Debug)]
+pub struct KeysConfig {
+    /// How long a key signs; `None`: until somebody says otherwise.
+    pub rotate_every: Option<Duration>,
+    /// How long a key is published before it signs; shorter than `rotate_every`.
+    pub publish_ahead: Duration,
+    /// A file with the key that is to sign: PKCS#8 in PEM, or 32 bytes or more for HS256. When another one is put there, that
+    /// follows. `None`: keys are made here.
+    pub file: Option<PathBuf>,
+}
+
+impl KeysConfig {
+    /// For how long others may keep the published keys: whoever keeps them for as long has a key before it signs.
+    pub(super) fn max_age(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(300);
+        (self.publish_ahead / 2).min(LONGEST)
+    }
+}
+
+/// What a key is for at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Next,
+    Active,
+    Retired,
+    Revoked,
+}
+
+impl State {
+    const ALL: [Self; 4] = [Self::Next, Self::Active, Self::Retired, Self::Revoked];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::Active => "active",
+            Self::Retired => "retired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// One of the keys.
+#[derive(Clone)]
+struct Entry {
+    state: State,
+    /// Since when it is that.
+    since: Timestamp,
+    /// When the last token that it signed has expired; for one that signs no more.
+    until: Option<Timestamp>,
+    kid: Box<str>,
+    algorithm: Algorithm,
+    /// `None` for one that is revoked: nobody has it any more.
+    key: Option<(Arc<Signer>, Arc<Key>, Stored)>,
+}
+
+/// The keys of one issuer.
+pub(super) struct Ring {
+    folder: Arc<DataFolder>,
+    seal: Seal,
+    config: KeysConfig,
+    algorithm: Algorithm,
+    /// How long a token may be valid after it was signed, for whoever is the most lenient about time.
+    longest: Duration,
+    clock: Clock,
+    metrics: Metrics,
+    entries: Mutex<Vec<Entry>>,
+    /// Which state of the file has been looked at.
+    seen: Mutex<Option<Stamp>>,
+    /// What was last complained of, so that it is not said twice a second.
+    complaint: Mutex<String>,
+    /// What follows from them.
+    active: ArcSwap<Signer>,
+    jwks: ArcSwap<Bytes>,
+    live: Arc<LiveKeys>,
+}
+
+/// The file with all the keys.
+const FILE: &str = "signing-keys.json";
+
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// There is no such key.
+    #[error("there is no key {0:?}; `sidegate keys list` names those there are")]
+    Unknown(String),
+    /// It has been revoked already.
+    #[error("the key {0:?} has been revoked already")]
+    Revoked(String),
+    /// A key that is to follow is there already.
+    #[error("the key {0:?} is published already, and signs {1}; `sidegate keys rotate --now` has it sign at once")]
+    UnderWay(String, String),
+    /// Which key signs is said by a file.
+    #[error("which key signs is said by {}: put another one there", .0.display())]
+    InFile(PathBuf),
+    /// The file's key cannot be used.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is the matter with it.
+        what: String,
+    },
+    /// A key could not be made.
+    #[error("a key could not be made: {0}")]
+    Key(#[from] KeyError),
+    /// The disk refuses. Nothing has changed.
+    #[error("the keys cannot be written: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl Ring {
+    /// Takes the keys that are in the data folder; makes the first one where there is none.
+    pub(super) fn open(
+        folder: &Arc<DataFolder>,
+        master: &Secret,
+        config: KeysConfig,
+        algorithm: Algorithm,
+        longest_lifetime: Duration,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self, KeyFileError> {
+        let file = KeyFile::new(folder, FILE);
+        let seal = Seal::new(master);
+        let now = clock.now();
+        let stored = file.read_if_there()?;
+        let mut entries = match &stored {
+            Some(text) => seal.open_all(text.expose()).map_err(|why| file.error(why))?,
+            None => Vec::new(),
+        };
+        let given = match &config.file {
+            Some(path) => {
+                let wrong = |what| KeyFileError { path: path.clone(), what };
+                let key = read_private_key(path, algorithm).map_err(wrong)?;
+                Some(seal.entry(algorithm, &key, State::Active, now).map_err(|error| wrong(error.to_string()))?)
+            }
+            None => None,
+        };
+        let old = KeyFile::new(folder, &format!("signing-{}.key", algorithm.name().to_ascii_lowercase()));
+        let is_right = |entry: &Entry| entry.state == State::Active && entry.algorithm == algorithm;
+        if !entries.iter().any(is_right) {
+            let fresh = match given {
+                Some(entry) => entry,
+                None => {
+                    // A key that was made when there was but one goes on.
+                    let key = match if stored.is_none() { old.read_if_there()? } else { None } {
+                        Some(key) => key,
+                        None => Signer::generate(algorithm)
+                            .map_err(|error| file.error(format!("cannot be made: {error}")))?,
+                    };
+                    let fresh = seal.entry(algorithm, &key, State::Active, now);
+                    fresh.map_err(|error| old.error(format!("cannot be used: {error}")))?
+                }
+            };
+            if entries.iter().any(|entry| entry.kid == fresh.kid && entry.state == State::Revoked) {
+                return Err(
+                    file.error(format!("says that {} has been revoked: put another key in its place", fresh.kid))
+                );
+            }
+            entries.retain(|entry| entry.kid != fresh.kid);
+            let longest = longest_lifetime + store::MAX_LEEWAY;
+            entries
+                .iter_mut()
+                .filter(|entry| entry.state == State::Active)
+                .for_each(|entry| entry.retire(now, longest));
+            entries.retain(|entry| entry.state != State::Next || entry.algorithm == algorithm);
+            entries.push(fresh);
+            folder
+                .write(FILE, seal.close_all(&entries).as_bytes())
+                .map_err(|error| file.error(format!("cannot be written: {error}")))?;
+            old.remove();
+        }
+        let Some(active) = entries.iter().find(|entry| is_right(entry)).and_then(|entry| entry.key.clone()) else {
+            return Err(file.error("is damaged: it has no key that signs".into()));
+        };
+        let ring = Self {
+            folder: folder.clone(),
+            seal,
+            longest: longest_lifetime + store::MAX_LEEWAY,
+            config,
+            algorithm,
+            clock,
+            metrics,
+            active: ArcSwap::new(active.0),
+            jwks: ArcSwap::default(),
+            live: LiveKeys::new(KeySet::default()),
+            entries: Mutex::default(),
+            seen: Mutex::default(),
+            complaint: Mutex::default(),
+        };
+        ring.publish(&entries);
+        *ring.entries() = entries;
+        Ok(ring)
+    }
+
+    /// The key that signs now.
+    pub(super) fn signer(&self) -> Arc<Signer> {
+        self.active.load_full()
+    }
+
+    /// The keys that verify now.
+    pub(super) fn live(&self) -> &Arc<LiveKeys> {
+        &self.live
+    }
+
+    /// The keys that are published now (RFC 7517 §5).
+    pub(super) fn jwks(&self) -> Arc<Bytes> {
+        self.jwks.load_full()
+    }
+
+    /// For how long others may keep what is published.
+    pub(super) fn max_age(&self) -> Duration {
+        self.config.max_age()
+    }
+
+    /// Does what the time has come for, and logs what hinders it.
+    pub(super) fn look_after(&self) {
+        let complaint = self.tend().err().map(|error| error.to_string()).unwrap_or_default();
+        let mut last = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != complaint && !complaint.is_empty() {
+            tracing::error!(error = complaint, "the signing keys stay as they are");
+        }
+        *last = complaint;
+    }
+
+    /// Does what the time has come for. To be called often; it writes only when something changes.
+    ///
+    /// # Errors
+    /// When a key cannot be made, or the disk refuses; the keys are then what they were.
+    fn tend(&self) -> Result<(), KeysError> {
+        let mut entries = self.entries();
+        let (now, mut changed) = (self.clock.now(), entries.clone());
+        let since =
+            |entries: &[Entry], state| entries.iter().find(|entry| entry.state == state).map(|entry| entry.since);
+        let due = |since: Timestamp, wait: Duration| now >= since + wait;
+        changed.retain(|entry| entry.until.is_none_or(|until| now < until));
+        // Time goes on, whatever is the matter with the file.
+        let (given, trouble) = match self.given(&changed, now) {
+            Ok(given) => (given, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        match (since(&changed, State::Next), since(&changed, State::Active), self.config.rotate_every) {
+            _ if given.is_some() => {
+                // It takes the place of one that was to follow.
+                changed.retain(|entry| entry.state != State::Next);
+                changed.extend(given);
+            }
+            (Some(next), ..) if due(next, self.config.publish_ahead) => self.activate(&mut changed, now),
+            (None, Some(active), Some(every)) if due(active, every.saturating_sub(self.config.publish_ahead)) => {
+                changed.push(self.fresh(State::Next, now)?);
+            }
+            _ if changed.len() == entries.len() => return trouble,
+            _ => {}
+        }
+        self.commit(&mut entries, changed)?;
+        trouble
+    }
+
+    /// Has another key follow: published from now on, and signing when everybody can have it; or at once.
+    ///
+    /// # Errors
+    /// When one is to follow already, a key cannot be made, or the disk refuses.
+    pub(super) fn rotate(&self, at_once: bool) -> Result<String, KeysError> {
+        let mut entries = self.entries();
+        if let (Some(path), false) = (&self.config.file, entries.iter().any(|entry| entry.state == State::Next)) {
+            return Err(KeysError::InFile(path.clone()));
+        }
+        let (now, mut changed) = (self.clock.now(), entries.clone());
+        match changed.iter().find(|entry| entry.state == State::Next) {
+            Some(next) if !at_once => {
+                let signs = self.wait_of(next, now);
+                return Err(KeysError::UnderWay(next.kid.to_string(), signs));
+            }
+            Some(_) => {}
+            None => changed.push(self.fresh(State::Next, now)?),
+        }
+        if at_once {
+            self.activate(&mut changed, now);
+        }
+        self.commit(&mut entries, changed)?;
+        let newest = entries.iter().rev().find(|entry| matches!(entry.state, State::Next | State::Active));
+        Ok(newest.map(|entry| self.describe(entry, now)).unwrap_or_default())
+    }
+
+    /// Refuses everything that a key has signed, from now on. Another one signs at once if it was the one that did.
+    ///
+    /// # Errors
+    /// When there is no such key, another one cannot be made, or the disk refuses.
+    pub(super) fn revoke(&self, kid: &str) -> Result<String, KeysError> {
+        let mut entries = self.entries();
+        let (now, mut changed) = (self.clock.now(), entries.clone());
+        let Some(entry) = changed.iter_mut().find(|entry| &*entry.kid == kid) else {
+            return Err(KeysError::Unknown(kid.chars().take(100).collect()));
+        };
+        let was = entry.state;
+        if was == State::Revoked {
+            return Err(KeysError::Revoked(kid.into()));
+        }
+        (entry.state, entry.since, entry.key) = (State::Revoked, now, None);
+        entry.until = Some(now + self.longest);
+        if was == State::Active {
+            if !changed.iter().any(|entry| entry.state == State::Next) {
+                changed.push(self.fresh(State::Next, now)?);
+            }
+            self.activate(&mut changed, now);
+        }
+        self.commit(&mut entries, changed)?;
+        Ok(self.list_of(&entries, now))
+    }
+
+    /// A line for each key.
+    pub(super) fn list(&self) -> String {
+        self.list_of(&self.entries(), self.clock.now())
+    }
+
+    fn list_of(&self, entries: &[Entry], now: Timestamp) -> String {
+        entries.iter().fold(String::new(), |mut text, entry| {
+            let _ = writeln!(text, "{}", self.describe(entry, now));
+            text
+        })
+    }
+
+    fn describe(&self, entry: &Entry, now: Timestamp) -> String {
+        let ago = |since: Timestamp| in_words(now.since(since).unwrap_or_default());
+        let what = match (entry.state, entry.until) {
+            (State::Next, _) => format!("published {} ago, signs {}", ago(entry.since), self.wait_of(entry, now)),
+            (State::Active, _) => format!("signs since {} ago", ago(entry.since)),
+            (State::Retired, Some(until)) => {
+                format!(
+                    "retired {} ago, verifies for {}",
+                    ago(entry.since),
+                    in_words(until.since(now).unwrap_or_default())
+                )
+            }
+            (State::Retired, None) => format!("retired {} ago", ago(entry.since)),
+            (State::Revoked, _) => format!("revoked {} ago", ago(entry.since)),
+        };
+        format!("{:<43}  {:<6} {:<8} {what}", entry.kid, entry.algorithm.name(), entry.state.name())
+    }
+
+    fn wait_of(&self, next: &Entry, now: Timestamp) -> String {
+        format!("in {}", in_words((next.since + self.config.publish_ahead).since(now).unwrap_or_default()))
+    }
+
+    /// The key in the file, where that is a new one.
+    fn given(&self, entries: &[Entry], now: Timestamp) -> Result<Option<Entry>, KeysError> {
+        let Some(path) = &self.config.file else { return Ok(None) };
+        let stamp = Stamp::of(path)?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen == Some(stamp) {
+            return Ok(None);
+        }
+        let wrong = |what| KeysError::File { path: path.clone(), what };
+        let key = read_private_key(path, self.algorithm).map_err(wrong)?;
+        let entry =
+            self.seal.entry(self.algorithm, &key, State::Next, now).map_err(|error| wrong(error.to_string()))?;
+        *seen = Some(stamp);
+        Ok(if entries.iter().any(|known| known.kid == entry.kid) { None } else { Some(entry) })
+    }
+
+    fn fresh(&self, state: State, now: Timestamp) -> Result<Entry, KeysError> {
+        Ok(self.seal.entry(self.algorithm, &Signer::generate(self.algorithm)?, state, now)?)
+    }
+
+    /// The next key signs, and the one that did verifies on.
+    fn activate(&self, entries: &mut [Entry], now: Timestamp) {
+        for entry in entries.iter_mut() {
+            match entry.state {
+                State::Active => entry.retire(now, self.longest),
+                State::Next => (entry.state, entry.since) = (State::Active, now),
+                State::Retired | State::Revoked => {}
+            }
+        }
+    }
+
+    /// On disk first; then for everybody.
+    fn commit(&self, entries: &mut Vec<Entry>, changed: Vec<Entry>) -> Result<(), KeysError> {
+        self.folder.write(FILE, self.seal.close_all(&changed).as_bytes())?;
+        self.publish(&changed);
+        for entry in &changed {
+            let before = entries.iter().find(|before| before.kid == entry.kid).map(|before| before.state);
+            if before != Some(entry.state) {
+                tracing::info!(kid = %entry.kid, state = entry.state.name(), "a signing key has changed");
+                self.metrics.signing_key_changed(entry.state.name());
+            }
+        }
+        *entries = changed;
+        Ok(())
+    }
+
+    fn publish(&self, entries: &[Entry]) {
+        let keys = || entries.iter().filter_map(|entry| entry.key.as_ref());
+        let jwks: Vec<_> = keys().filter_map(|(signer, ..)| signer.public_jwk()).collect();
+        // What verifies comes before what signs, and after it where a key goes.
+        self.live.replace(KeySet::new(keys().map(|(_, key, _)| key.clone()).collect()));
+        self.jwks.store(Arc::new(serde_json::json!({ "keys": jwks }).to_string().into()));
+        let active = entries.iter().find(|entry| entry.state == State::Active).and_then(|entry| entry.key.as_ref());
+        if let Some((signer, ..)) = active {
+            self.active.store(signer.clone());
+        }
+        for state in State::ALL {
+            self.metrics.signing_keys(state.name(), entries.iter().filter(|entry| entry.state == state).count());
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
+        // What is in it is replaced whole, so that a panic leaves nothing half done.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn retire(&mut self, now: Timestamp, longest: Duration) {
+        (self.state, self.since, self.until) = (State::Retired, now, Some(now + longest));
+    }
+}
+
+/// Roughly, in one unit.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..=119 => format!("{seconds}s"),
+        seconds @ 120..=7199 => format!("{}m", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
