@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What honest clients feel while somebody attacks: their p99, beside that of quiet times.
 
-    cargo build --release && python3 benches/attacks.py [--reference] [--rounds 3] [--seconds 3] [--only PATTERN]
+    cargo build --release && python3 benches/attacks.py [--reference] [--beginning] [--rounds 3] [--seconds 3] [--only PATTERN]
 
 Needs nginx (Debian: nginx-light). Sidegate has one worker on the first core; the honest client, the attackers and the upstream
 share the last one, each attacker held to a rate that leaves the honest client its share. The honest client asks 250 times a
@@ -284,12 +284,13 @@ class Gate:
         pid = self.process.pid
         return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
-    def round(self, name, seconds):
+    def round(self, name, seconds, beginning):
         """A quiet time, and one under attack."""
         self.quiet += honest(self.port, seconds)
         with attacker(name, self, seconds) as said:
-            select.select([said], [], [], 5)  # until it is under way
-            time.sleep(0.5)
+            if not beginning:
+                select.select([said], [], [], 5)  # until it is under way
+                time.sleep(0.5)
             self.attacked += honest(self.port, seconds)
             self.most = max(self.most, sum(map(resident, self.family())))
         time.sleep(0.5)  # it has all those connections to clear away
@@ -366,6 +367,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="of a quiet time and an attack; default: 3")
     parser.add_argument("--seconds", type=float, default=3, help="of each of the two; default: 3")
     parser.add_argument("--only", default="*", metavar="PATTERN")
+    parser.add_argument("--beginning", action="store_true", help="measure while the attack begins, rather than when it is under way")
     parser.add_argument("--reference", action="store_true", help="attack nginx, too")
     args = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -397,7 +399,7 @@ def attack(name, gates, args):
     try:
         for _ in range(args.rounds):
             for gate in gates:
-                gate.round(name, args.seconds)
+                gate.round(name, args.seconds, args.beginning)
         return [name.replace("_", " "), *(cell for gate in gates for cell in gate.cells())]
     finally:
         for gate in gates:
