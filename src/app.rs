@@ -235,6 +235,9 @@ impl App {
 async fn tend_keys(issuer: Arc<Issuer>) {
     loop {
         tokio::time::sleep(KEYS_INTERVAL).await;
+        if !issuer.keys_are_due() {
+            continue;
+        }
         let issuer = issuer.clone();
         // A panic there has been logged.
         let _ = tokio::task::spawn_blocking(move || issuer.tend_keys()).await;

@@ -164,7 +164,12 @@ impl Issuer {
         }
     }
 
-    /// Has keys follow each other as their time comes. Once a second is often enough.
+    /// Whether the time has come for [`Issuer::tend_keys`] to do something. To be asked often.
+    pub fn keys_are_due(&self) -> bool {
+        self.ring.is_due()
+    }
+
+    /// Has keys follow each other as their time comes. Takes its time, where keys are made slowly.
     pub fn tend_keys(&self) {
         self.ring.look_after();
     }

@@ -114,6 +114,19 @@ pub(super) struct Ring {
     live: Arc<LiveKeys>,
 }
 
+/// What the time can have come for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// A key that no token needs any more goes.
+    Forget,
+    /// The next one signs.
+    Activate,
+    /// Another one is published.
+    Follow,
+    /// There may be another key in the file.
+    LookAtFile,
+}
+
 /// The file with all the keys.
 const FILE: &str = "signing-keys.json";
 
@@ -262,37 +275,55 @@ impl Ring {
         *last = complaint;
     }
 
-    /// Does what the time has come for. To be called often; it writes only when something changes.
+    /// Whether there is something to do for [`Ring::look_after`]. Cheap enough to be asked twice a second.
+    pub(super) fn is_due(&self) -> bool {
+        self.step(&self.entries(), self.clock.now()).is_some()
+    }
+
+    /// Does what the time has come for; it writes only when something changes.
     ///
     /// # Errors
-    /// When a key cannot be made, or the disk refuses; the keys are then what they were.
+    /// When a key cannot be made or read, or the disk refuses; the keys are then what they were.
     fn tend(&self) -> Result<(), KeysError> {
         let mut entries = self.entries();
-        let (now, mut changed) = (self.clock.now(), entries.clone());
-        let since =
-            |entries: &[Entry], state| entries.iter().find(|entry| entry.state == state).map(|entry| entry.since);
+        let now = self.clock.now();
+        while let Some(step) = self.step(&entries, now) {
+            let mut changed = entries.clone();
+            match step {
+                Step::Forget => changed.retain(|entry| entry.until.is_none_or(|until| now < until)),
+                Step::Activate => self.activate(&mut changed, now),
+                Step::Follow => changed.push(self.fresh(State::Next, now)?),
+                Step::LookAtFile => match self.given(&changed, now)? {
+                    Some(given) => {
+                        // It takes the place of one that was to follow.
+                        changed.retain(|entry| entry.state != State::Next);
+                        changed.push(given);
+                    }
+                    None => continue,
+                },
+            }
+            self.commit(&mut entries, changed)?;
+        }
+        Ok(())
+    }
+
+    /// What the time has come for. The file comes last: whatever is the matter with it, time goes on.
+    fn step(&self, entries: &[Entry], now: Timestamp) -> Option<Step> {
+        let since = |state| entries.iter().find(|entry| entry.state == state).map(|entry| entry.since);
         let due = |since: Timestamp, wait: Duration| now >= since + wait;
-        changed.retain(|entry| entry.until.is_none_or(|until| now < until));
-        // Time goes on, whatever is the matter with the file.
-        let (given, trouble) = match self.given(&changed, now) {
-            Ok(given) => (given, Ok(())),
-            Err(error) => (None, Err(error)),
-        };
-        match (since(&changed, State::Next), since(&changed, State::Active), self.config.rotate_every) {
-            _ if given.is_some() => {
-                // It takes the place of one that was to follow.
-                changed.retain(|entry| entry.state != State::Next);
-                changed.extend(given);
-            }
-            (Some(next), ..) if due(next, self.config.publish_ahead) => self.activate(&mut changed, now),
+        if entries.iter().any(|entry| entry.until.is_some_and(|until| now >= until)) {
+            return Some(Step::Forget);
+        }
+        match (since(State::Next), since(State::Active), self.config.rotate_every) {
+            (Some(next), ..) if due(next, self.config.publish_ahead) => return Some(Step::Activate),
             (None, Some(active), Some(every)) if due(active, every.saturating_sub(self.config.publish_ahead)) => {
-                changed.push(self.fresh(State::Next, now)?);
+                return Some(Step::Follow);
             }
-            _ if changed.len() == entries.len() => return trouble,
             _ => {}
         }
-        self.commit(&mut entries, changed)?;
-        trouble
+        let stamp = Stamp::of(self.config.file.as_deref()?).ok();
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (stamp.is_none() || stamp != seen).then_some(Step::LookAtFile)
     }
 
     /// Has another key follow: published from now on, and signing when everybody can have it; or at once.
@@ -385,15 +416,11 @@ impl Ring {
     fn given(&self, entries: &[Entry], now: Timestamp) -> Result<Option<Entry>, KeysError> {
         let Some(path) = &self.config.file else { return Ok(None) };
         let stamp = Stamp::of(path)?;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == Some(stamp) {
-            return Ok(None);
-        }
         let wrong = |what| KeysError::File { path: path.clone(), what };
         let key = read_private_key(path, self.algorithm).map_err(wrong)?;
         let entry =
             self.seal.entry(self.algorithm, &key, State::Next, now).map_err(|error| wrong(error.to_string()))?;
-        *seen = Some(stamp);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(stamp);
         Ok(if entries.iter().any(|known| known.kid == entry.kid) { None } else { Some(entry) })
     }
 
