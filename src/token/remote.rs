@@ -177,10 +177,12 @@ impl Remote {
         self.wanted.notify_one();
         let waited = timeout(self.fetch.timeout, ended.changed()).await;
         let fetched = waited.is_ok() && ended.borrow().fetches != fetches;
-        if fetched && !is_there() {
+        // A look that ended just before this one began to wait counts as well.
+        let found = is_there();
+        if fetched && !found {
             self.unknown.insert(kid.into(), ());
         }
-        fetched
+        fetched || found
     }
 
     /// Fetches, and fetches again, for as long as it is polled.
@@ -271,8 +273,7 @@ impl Remote {
         let text = std::str::from_utf8(&document.body).map_err(|_| KeyError("no JWK Set: not UTF-8".into()))?;
         let known = self.keys.load().set.clone().unwrap_or_default();
         let (set, skipped) = known.followed_by_published(text)?;
-        self.metrics.fetched(self.clock.now(), skipped.len());
-        self.metrics.keys(set.len());
+        let (keys, unusable) = (set.len(), skipped.len());
         if skipped != progress.skipped {
             for why in &skipped {
                 tracing::warn!(provider = %self.name, "a key is not used: {why}");
@@ -286,9 +287,9 @@ impl Remote {
             let removed: Vec<_> = before.difference(&after).take(10).collect();
             tracing::info!(provider = %self.name, keys = set.len(), ?added, ?removed, "the keys have changed");
             self.keys.replace(set);
-        } else if self.keys.load().set.is_none() {
-            self.keys.replace(set);
         }
+        self.metrics.keys(keys);
+        self.metrics.fetched(self.clock.now(), unusable);
         Ok(document.fresh_for)
     }
 
