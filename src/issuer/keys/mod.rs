@@ -4,13 +4,14 @@
 //! and verifies until the last token it signed has expired. A key that is `revoked` verifies nothing from that moment on. What
 //! is decided is on disk before it holds.
 
+mod entry;
 mod file;
 mod sealed;
 
 use std::{
     fmt::Write as _,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::Duration,
 };
 
@@ -20,8 +21,9 @@ use bytes::Bytes;
 pub(super) use self::file::master_key;
 pub use self::file::{KeyFileError, MASTER_KEY_BYTES, private_key_in};
 use self::{
+    entry::{Entry, State},
     file::{KeyFile, Stamp, read_private_key},
-    sealed::{Seal, Stored},
+    sealed::Seal,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -29,7 +31,7 @@ use crate::{
     telemetry::Metrics,
     token::{
         Algorithm,
-        keys::{Key, KeyError, KeySet},
+        keys::{KeyError, KeySet},
         live::LiveKeys,
         sign::Signer,
     },
@@ -54,43 +56,6 @@ impl KeysConfig {
         const LONGEST: Duration = Duration::from_secs(300);
         (self.publish_ahead / 2).min(LONGEST)
     }
-}
-
-/// What a key is for at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    Next,
-    Active,
-    Retired,
-    Revoked,
-}
-
-impl State {
-    const ALL: [Self; 4] = [Self::Next, Self::Active, Self::Retired, Self::Revoked];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Next => "next",
-            Self::Active => "active",
-            Self::Retired => "retired",
-            Self::Revoked => "revoked",
-        }
-    }
-}
-
-/// One of the keys.
-#[derive(Clone)]
-struct Entry {
-    state: State,
-    /// Since when it is that.
-    since: Timestamp,
-    /// When the last token that it signed has expired; for one that signs no more.
-    until: Option<Timestamp>,
-    kid: Box<str>,
-    algorithm: Algorithm,
-    /// `None` for one that is revoked: nobody has it any more.
-    key: Option<(Arc<Signer>, Arc<Key>, Stored)>,
 }
 
 /// The keys of one issuer.
@@ -140,7 +105,7 @@ pub enum KeysError {
     #[error("the key {0:?} has been revoked already")]
     Revoked(String),
     /// A key that is to follow is there already.
-    #[error("the key {0:?} is published already, and signs {1}; `sidegate keys rotate --now` has it sign at once")]
+    #[error("the key {0:?} is published already, and signs in {1}; `sidegate keys rotate --now` has it sign at once")]
     UnderWay(String, String),
     /// Which key signs is said by a file.
     #[error("which key signs is said by {}: put another one there", .0.display())]
@@ -277,7 +242,13 @@ impl Ring {
 
     /// Whether there is something to do for [`Ring::look_after`]. Cheap enough to be asked twice a second.
     pub(super) fn is_due(&self) -> bool {
-        self.step(&self.entries(), self.clock.now()).is_some()
+        let entries = match self.entries.try_lock() {
+            Ok(entries) => entries,
+            Err(TryLockError::Poisoned(entries)) => entries.into_inner(),
+            // A command is changing them, and may take its time.
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        self.step(&entries, self.clock.now()).is_some()
     }
 
     /// Does what the time has come for; it writes only when something changes.
@@ -293,14 +264,8 @@ impl Ring {
                 Step::Forget => changed.retain(|entry| entry.until.is_none_or(|until| now < until)),
                 Step::Activate => self.activate(&mut changed, now),
                 Step::Follow => changed.push(self.fresh(State::Next, now)?),
-                Step::LookAtFile => match self.given(&changed, now)? {
-                    Some(given) => {
-                        // It takes the place of one that was to follow.
-                        changed.retain(|entry| entry.state != State::Next);
-                        changed.push(given);
-                    }
-                    None => continue,
-                },
+                Step::LookAtFile if !self.take_given(&mut changed, now)? => continue,
+                Step::LookAtFile => {}
             }
             self.commit(&mut entries, changed)?;
         }
@@ -338,8 +303,8 @@ impl Ring {
         let (now, mut changed) = (self.clock.now(), entries.clone());
         match changed.iter().find(|entry| entry.state == State::Next) {
             Some(next) if !at_once => {
-                let signs = self.wait_of(next, now);
-                return Err(KeysError::UnderWay(next.kid.to_string(), signs));
+                let wait = next.wait(now, self.config.publish_ahead);
+                return Err(KeysError::UnderWay(next.kid.to_string(), wait.to_string()));
             }
             Some(_) => {}
             None => changed.push(self.fresh(State::Next, now)?),
@@ -349,7 +314,7 @@ impl Ring {
         }
         self.commit(&mut entries, changed)?;
         let newest = entries.iter().rev().find(|entry| matches!(entry.state, State::Next | State::Active));
-        Ok(newest.map(|entry| self.describe(entry, now)).unwrap_or_default())
+        Ok(newest.map(|entry| entry.line(now, self.config.publish_ahead)).unwrap_or_default())
     }
 
     /// Refuses everything that a key has signed, from now on. Another one signs at once if it was the one that did.
@@ -385,43 +350,38 @@ impl Ring {
 
     fn list_of(&self, entries: &[Entry], now: Timestamp) -> String {
         entries.iter().fold(String::new(), |mut text, entry| {
-            let _ = writeln!(text, "{}", self.describe(entry, now));
+            let _ = writeln!(text, "{}", entry.line(now, self.config.publish_ahead));
             text
         })
     }
 
-    fn describe(&self, entry: &Entry, now: Timestamp) -> String {
-        let ago = |since: Timestamp| in_words(now.since(since).unwrap_or_default());
-        let what = match (entry.state, entry.until) {
-            (State::Next, _) => format!("published {} ago, signs {}", ago(entry.since), self.wait_of(entry, now)),
-            (State::Active, _) => format!("signs since {} ago", ago(entry.since)),
-            (State::Retired, Some(until)) => {
-                format!(
-                    "retired {} ago, verifies for {}",
-                    ago(entry.since),
-                    in_words(until.since(now).unwrap_or_default())
-                )
-            }
-            (State::Retired, None) => format!("retired {} ago", ago(entry.since)),
-            (State::Revoked, _) => format!("revoked {} ago", ago(entry.since)),
-        };
-        format!("{:<43}  {:<6} {:<8} {what}", entry.kid, entry.algorithm.name(), entry.state.name())
-    }
-
-    fn wait_of(&self, next: &Entry, now: Timestamp) -> String {
-        format!("in {}", in_words((next.since + self.config.publish_ahead).since(now).unwrap_or_default()))
-    }
-
-    /// The key in the file, where that is a new one.
-    fn given(&self, entries: &[Entry], now: Timestamp) -> Result<Option<Entry>, KeysError> {
-        let Some(path) = &self.config.file else { return Ok(None) };
+    /// Has the key in the file follow, in place of another that was to, unless it signs already or is about to. Answers whether
+    /// that changes anything.
+    fn take_given(&self, entries: &mut Vec<Entry>, now: Timestamp) -> Result<bool, KeysError> {
+        let Some(path) = &self.config.file else { return Ok(false) };
         let stamp = Stamp::of(path)?;
         let wrong = |what| KeysError::File { path: path.clone(), what };
         let key = read_private_key(path, self.algorithm).map_err(wrong)?;
-        let entry =
-            self.seal.entry(self.algorithm, &key, State::Next, now).map_err(|error| wrong(error.to_string()))?;
+        let given = self.seal.entry(self.algorithm, &key, State::Next, now);
+        let given = given.map_err(|error| wrong(error.to_string()))?;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(stamp);
-        Ok(if entries.iter().any(|known| known.kid == entry.kid) { None } else { Some(entry) })
+        let before = entries.len();
+        match entries.iter().find(|entry| entry.kid == given.kid).map(|known| known.state) {
+            Some(State::Revoked) => {
+                return Err(wrong(format!("{} has been revoked: put another key in its place", given.kid)));
+            }
+            Some(State::Next) => return Ok(false),
+            // Somebody has thought better of the one that was to follow.
+            Some(State::Active) => {
+                entries.retain(|entry| entry.state != State::Next);
+                return Ok(entries.len() != before);
+            }
+            // One of before is to sign again; it is published already, and waits like any other.
+            Some(State::Retired) => entries.retain(|entry| entry.state != State::Next && entry.kid != given.kid),
+            None => entries.retain(|entry| entry.state != State::Next),
+        }
+        entries.push(given);
+        Ok(true)
     }
 
     fn fresh(&self, state: State, now: Timestamp) -> Result<Entry, KeysError> {
@@ -472,21 +432,5 @@ impl Ring {
     fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
         // What is in it is replaced whole, so that a panic leaves nothing half done.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Entry {
-    fn retire(&mut self, now: Timestamp, longest: Duration) {
-        (self.state, self.since, self.until) = (State::Retired, now, Some(now + longest));
-    }
-}
-
-/// Roughly, in one unit.
-fn in_words(time: Duration) -> String {
-    match time.as_secs() {
-        seconds @ 0..=119 => format!("{seconds}s"),
-        seconds @ 120..=7199 => format!("{}m", seconds / 60),
-        seconds @ 7200..=172_799 => format!("{}h", seconds / 3600),
-        seconds => format!("{}d", seconds / 86_400),
     }
 }

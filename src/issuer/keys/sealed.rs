@@ -8,7 +8,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::{Entry, State};
+use super::entry::{Entry, State};
 use crate::{
     clock::Timestamp,
     token::{Algorithm, keys::KeyError, sign::Signer},

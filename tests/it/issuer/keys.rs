@@ -228,6 +228,28 @@ async fn a_key_that_is_put_in_a_file_follows_the_one_before_it() {
     assert_eq!(rig.signing().await, fourth);
     let rig = rig.restarted(|_| {}).await;
     assert_eq!(rig.signing().await, fourth);
+    // One of before is put back, and signs again when its time has come.
+    let beside = home.path().join("aside");
+    fs::copy(&file, &beside).unwrap();
+    let fifth = put(Algorithm::Es256);
+    rig.later(SECOND);
+    rig.later(DAY);
+    assert_eq!(rig.signing().await, fifth);
+    fs::rename(&beside, &file).unwrap();
+    rig.later(SECOND);
+    assert_eq!(rig.signing().await, fifth);
+    rig.later(DAY);
+    assert_eq!((rig.signing().await, rig.verifies(&fifth)), (fourth.clone(), true));
+    // One that is put back before the next one signs has the next one go.
+    fs::copy(&file, &beside).unwrap();
+    let sixth = put(Algorithm::Es256);
+    rig.later(SECOND);
+    assert!(rig.verifies(&sixth));
+    fs::rename(&beside, &file).unwrap();
+    rig.later(SECOND);
+    assert!(!rig.verifies(&sixth));
+    rig.later(DAY);
+    assert_eq!(rig.signing().await, fourth);
     // One that has been revoked does not come back.
     rig.issuer.revoke_key(&fourth).unwrap();
     rig.later(SECOND);
