@@ -7,7 +7,15 @@
 #[path = "../tests/it/support/tokens.rs"]
 mod tokens;
 
-use std::{hint::black_box, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_lc_rs::{
     hmac,
@@ -25,6 +33,7 @@ use sidegate::{
         path, route,
     },
     token::{
+        Identity,
         cache::{TokenCache, Verified},
         keys::KeySet,
         live::LiveKeys,
@@ -103,6 +112,9 @@ fn verification(criterion: &mut Criterion) {
     }
 }
 
+/// Looks a token up.
+type Get<'a> = &'a (dyn Fn(&[u8]) -> Option<Arc<Identity>> + Sync);
+
 fn cache(criterion: &mut Criterion) {
     let key = TestKey::new("ES256", "k1");
     let verifier = verifier(&key);
@@ -116,10 +128,39 @@ fn cache(criterion: &mut Criterion) {
         })
         .collect();
     assert!(tokens.iter().all(|token| cache.get(token.as_bytes()).is_some()));
+    let mut group = criterion.benchmark_group("cache hit");
     let mut next = tokens.iter().cycle();
-    criterion.bench_function("cache hit", |bencher| {
+    group.bench_function("of a worker's own", |bencher| {
         bencher.iter(|| cache.get(black_box(next.next().unwrap().as_bytes())));
     });
+    // What one cache for all workers would cost instead: alone, and while another worker asks it as fast as it can.
+    let (quick, moka) = (quick_cache::sync::Cache::new(1024), moka::sync::Cache::new(1024));
+    for token in &tokens {
+        let identity = Arc::new(verifier.verify(token, Clock::System.now()).unwrap().identity);
+        quick.insert(Box::<[u8]>::from(token.as_bytes()), identity.clone());
+        moka.insert(Box::<[u8]>::from(token.as_bytes()), identity);
+    }
+    let shapes: [(&str, Get<'_>); 2] =
+        [("of all, quick_cache", &|token| quick.get(token)), ("of all, moka", &|token| moka.get(token))];
+    for (name, get) in shapes {
+        for busy in [false, true] {
+            let over = AtomicBool::new(!busy);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut next = tokens.iter().cycle();
+                    while !over.load(Ordering::Relaxed) {
+                        black_box(get(next.next().unwrap().as_bytes()));
+                    }
+                });
+                let mut next = tokens.iter().cycle();
+                group.bench_function(format!("{name}{}", if busy { ", with another" } else { "" }), |bencher| {
+                    bencher.iter(|| get(black_box(next.next().unwrap().as_bytes())));
+                });
+                over.store(true, Ordering::Relaxed);
+            });
+        }
+    }
+    group.finish();
 }
 
 fn paths(criterion: &mut Criterion) {

@@ -1,6 +1,7 @@
 //! Access tokens: verifying them, the keys for it, signing them, remembering those that were verified.
 
 pub mod cache;
+mod claims;
 mod json;
 pub mod keys;
 pub mod live;

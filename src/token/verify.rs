@@ -9,13 +9,14 @@ use serde_json::{Map, Value};
 
 use super::{
     Algorithm, Identity,
+    claims::{check_audience, check_is_access_token, check_profile, check_times, read_scopes, required_text},
     json::object,
     keys::{Key, NoKey, Verifier as KeyVerifier},
     live::{Keys, LiveKeys},
     provider::{self, Profile},
     remote::Remote,
 };
-use crate::{clock::Timestamp, types::Scopes};
+use crate::clock::Timestamp;
 
 /// Why a token was refused. The name is for the log and the metric; the client is told less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,9 +143,6 @@ impl From<Refused> for Refusal {
     }
 }
 
-/// The latest NumericDate taken for a date: the end of the year 9999.
-const LATEST_DATE: f64 = 253_402_300_799.0;
-
 /// The longest `kid` that is looked for.
 const MAX_KID_BYTES: usize = 256;
 
@@ -252,10 +250,10 @@ impl Provider {
         let keys = self.keys.load();
         let (key, verifier) = find_key(&keys, header)?;
         check_signature(verifier, parts)?;
-        let expires_at = check_times(self, &claims, now)?;
-        let audiences = check_audience(self, &claims)?;
+        let expires_at = check_times(&self.config, &claims, now)?;
+        let audiences = check_audience(&self.config, &claims)?;
         check_is_access_token(&claims)?;
-        check_profile(self, &claims)?;
+        check_profile(&self.config, &claims)?;
         let issuer = self.config.issuer.clone();
         let identity =
             Identity { provider: index, issuer, expires_at, audiences, scopes: read_scopes(&claims)?, claims };
@@ -341,122 +339,4 @@ fn find_key<'a>(keys: &'a Keys, header: &Header) -> Result<(&'a Arc<Key>, KeyVer
 fn check_signature(key: KeyVerifier<'_>, parts: Parts<'_>) -> Result<(), Refused> {
     let signature = decode(parts.signature)?;
     key.verify(parts.signed.as_bytes(), &signature).then_some(()).ok_or(Refused::BadSignature)
-}
-
-/// RFC 7519 §4.1.4-4.1.6, each within the provider's leeway. The end of the token's life is the answer.
-fn check_times(provider: &Provider, claims: &Map<String, Value>, now: Timestamp) -> Result<Timestamp, Refused> {
-    let leeway = provider.config.leeway;
-    let expires_at = read_date(claims, "exp")?.ok_or(Refused::MissingClaim)? + leeway;
-    if now >= expires_at {
-        return Err(Refused::Expired);
-    }
-    if read_date(claims, "nbf")?.is_some_and(|from| from > now + leeway) {
-        return Err(Refused::NotYetValid);
-    }
-    let issued_at = read_date(claims, "iat")?;
-    if issued_at.is_some_and(|at| at > now + leeway) {
-        return Err(Refused::IssuedInFuture);
-    }
-    if let Some(most) = provider.config.max_lifetime
-        && expires_at > issued_at.ok_or(Refused::MissingClaim)? + leeway + most
-    {
-        return Err(Refused::LifetimeTooLong);
-    }
-    Ok(expires_at)
-}
-
-/// A NumericDate: seconds, perhaps with a fraction, between 1970 and 9999 (RFC 7519 §2).
-fn read_date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, Refused> {
-    let Some(value) = claims.get(name) else { return Ok(None) };
-    let Value::Number(number) = value else { return Err(Refused::MalformedClaim) };
-    match (number.as_u64(), number.as_f64()) {
-        (Some(seconds), Some(float)) if float <= LATEST_DATE => Ok(Some(Timestamp::from_secs(seconds))),
-        // In range, so that the cast cannot wrap.
-        (None, Some(seconds)) if (0.0..=LATEST_DATE).contains(&seconds) => {
-            Ok(Some(Timestamp((seconds * 1000.0) as u64)))
-        }
-        _ => Err(Refused::MalformedClaim),
-    }
-}
-
-/// RFC 7519 §4.1.3: a string, or a list of strings, one of which must be ours.
-fn check_audience(provider: &Provider, claims: &Map<String, Value>) -> Result<Vec<Box<str>>, Refused> {
-    let audiences = match claims.get("aud") {
-        None => return Err(Refused::MissingClaim),
-        Some(value) => texts(value)?,
-    };
-    let ours = audiences.iter().any(|aud| provider.config.audiences.iter().any(|ours| ours.as_str() == &**aud));
-    ours.then_some(audiences).ok_or(Refused::WrongAudience)
-}
-
-/// What else an issuer signs is no access token, though it may look like one: an ID token (OpenID Connect Core §2: `nonce`,
-/// `at_hash`, `c_hash`), a logout token (Back-Channel Logout §2.4: `events`), and what Keycloak calls by other names in `typ`.
-fn check_is_access_token(claims: &Map<String, Value>) -> Result<(), Refused> {
-    let named = claims.get("typ").and_then(Value::as_str);
-    let other = matches!(named, Some("ID" | "Refresh" | "Offline" | "Logout"));
-    let marked = ["nonce", "at_hash", "c_hash", "events"].iter().any(|name| claims.contains_key(*name));
-    if other || marked { Err(Refused::WrongType) } else { Ok(()) }
-}
-
-/// The types of what else we read; and what has to be there: what the provider was configured with, and for RFC 9068 what
-/// its §2.2 has.
-fn check_profile(provider: &Provider, claims: &Map<String, Value>) -> Result<(), Refused> {
-    for name in ["sub", "client_id", "jti", "sid"] {
-        let required = match provider.config.profile {
-            Profile::Rfc9068 => name != "sid",
-            Profile::OidcAccess => name == "sub",
-            Profile::Custom => false,
-        };
-        if required || claims.contains_key(name) {
-            required_text(claims, name)?;
-        }
-    }
-    match provider.config.profile {
-        Profile::Rfc9068 | Profile::OidcAccess if !claims.contains_key("iat") => return Err(Refused::MissingClaim),
-        // Whom a token was issued to; an ID token has it in its audience.
-        Profile::OidcAccess if !CLIENT_CLAIMS.iter().any(|name| claims.contains_key(*name)) => {
-            return Err(Refused::MissingClaim);
-        }
-        Profile::Rfc9068 | Profile::OidcAccess | Profile::Custom => {}
-    }
-    let missing = |name: &str| claims.get(name).is_none_or(Value::is_null);
-    if provider.config.required_claims.iter().any(|name| missing(name)) { Err(Refused::MissingClaim) } else { Ok(()) }
-}
-
-/// The client in a token of Keycloak, Auth0 or Entra; of anybody by RFC 9068; of Okta; of Entra's first version.
-const CLIENT_CLAIMS: [&str; 4] = ["azp", "client_id", "cid", "appid"];
-
-fn required_text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refused> {
-    match claims.get(name) {
-        None => Err(Refused::MissingClaim),
-        Some(Value::String(text)) if !text.is_empty() => Ok(text),
-        Some(_) => Err(Refused::MalformedClaim),
-    }
-}
-
-/// RFC 9068 §2.2.3 has `scope` as one string; `scp` is what some issuers write, and some of either write a list.
-fn read_scopes(claims: &Map<String, Value>) -> Result<Scopes, Refused> {
-    match claims.get("scope").or_else(|| claims.get("scp")) {
-        None => Ok(Scopes::default()),
-        Some(Value::String(text)) => Scopes::parse(text).ok_or(Refused::MalformedClaim),
-        Some(list @ Value::Array(members)) if !members.is_empty() => {
-            let texts = texts(list)?;
-            let all_scopes = texts.iter().all(|text| crate::types::is_scope_token(text));
-            all_scopes.then(|| Scopes::from_values(texts.iter().map(|t| &**t))).ok_or(Refused::MalformedClaim)
-        }
-        Some(Value::Array(_)) => Ok(Scopes::default()),
-        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => Err(Refused::MalformedClaim),
-    }
-}
-
-/// A string, or a list of strings that is not empty.
-fn texts(value: &Value) -> Result<Vec<Box<str>>, Refused> {
-    let text = |value: &Value| value.as_str().map(Into::into).ok_or(Refused::MalformedClaim);
-    match value {
-        Value::String(_) => Ok(vec![text(value)?]),
-        Value::Array(members) if !members.is_empty() => members.iter().map(text).collect(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            Err(Refused::MalformedClaim)
-        }
-    }
 }
