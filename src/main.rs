@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sidegate::cli::{Cli, Command, check, hash_password, keys, run};
+use sidegate::cli::{Cli, Command, check, hash_password, keys, revoke, run};
 
 fn main() -> ExitCode {
     match Cli::parse().into_command() {
@@ -14,6 +14,9 @@ fn main() -> ExitCode {
         Command::Check(args) => check::main(&args),
         // Tell the process that runs what to do with its signing keys.
         Command::Keys(args) => keys::main(&args),
+        // Tell it what to refuse from now on; ask it what it refuses.
+        Command::Revoke(args) => revoke::main(&args),
+        Command::Revocations(args) => revoke::list(&args),
         // Turn a password or a fresh secret into what the configuration keeps of it.
         Command::HashPassword(args) => hash_password::main(&args),
     }

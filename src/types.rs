@@ -1,7 +1,7 @@
 //! The words every room speaks. Lookalike strings get types of their own, so that a client can never stand where a
 //! subject is meant.
 
-use std::{collections::BTreeSet, fmt, ops::Deref, sync::Arc};
+use std::{collections::BTreeSet, fmt, ops::Deref, str::FromStr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
@@ -28,6 +28,18 @@ macro_rules! name_type {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Box::<str>::deserialize(deserializer).map(|text| Self(text.into()))
             }
         }
 
@@ -140,6 +152,53 @@ impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SessionId({self})")
     }
+}
+
+/// A place in the revocation log. What began at one place is refused by the epochs of later ones: no clock has a say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Position {
+    /// Which log. One that begins anew, since its store was lost, has a greater life, and all of it comes later.
+    pub life: u64,
+    /// How many entries it had.
+    pub number: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}.{}", self.life, self.number)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (life, number) = text.split_once('.').ok_or(())?;
+        let place = Self { life: u64::from_str_radix(life, 16).map_err(drop)?, number: number.parse().map_err(drop)? };
+        // One spelling for each: no sign, no zeros in front.
+        if place.to_string() == text { Ok(place) } else { Err(()) }
+    }
+}
+
+/// What a token can be revoked by. By what it does not say, it cannot.
+#[derive(Clone, Copy, Debug)]
+pub struct Credential<'a> {
+    /// Its `iss`.
+    pub issuer: &'a IssuerUrl,
+    /// Its `jti`.
+    pub token: Option<&'a str>,
+    /// Its `sid`.
+    pub session: Option<&'a str>,
+    /// Its `sub`.
+    pub subject: Option<&'a str>,
+    /// The client it was issued to.
+    pub client: Option<&'a str>,
+    /// The `kid` of the key that signed it.
+    pub key: Option<&'a str>,
+    /// Where the log stood when its session began; tokens of our own issuer say so.
+    pub began: Option<&'a str>,
+    /// When its user logged in, or it was issued, in whole seconds since the epoch.
+    pub dated: Option<u64>,
 }
 
 /// A value that must not be seen: no `Display`, a `Debug` that hides it, no `==` that takes longer the nearer a guess is,

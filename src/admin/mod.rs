@@ -1,5 +1,6 @@
-//! The admin listener: metrics and probes. It is never the public one.
+//! The admin listener: metrics, probes, and what operators do. It is never the public one.
 
+pub mod api;
 pub mod socket;
 
 use std::{
@@ -20,13 +21,16 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::telemetry::Metrics;
+use self::api::Api;
+use crate::{telemetry::Metrics, types::Secret};
 
 /// The admin listener as configured.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where it listens.
     pub address: SocketAddr,
+    /// What operators show to see more than metrics, and to change anything.
+    pub token: Option<Secret>,
 }
 
 /// What the probes tell.
@@ -72,6 +76,7 @@ pub async fn serve<P>(
     socket: TcpListener,
     health: Health,
     metrics: Metrics,
+    api: Api,
     slowest_worker: P,
 ) -> io::Result<Infallible>
 where
@@ -90,12 +95,16 @@ where
                 continue;
             }
         };
-        let (health, metrics, slowest_worker) = (health.clone(), metrics.clone(), slowest_worker.clone());
+        let (health, metrics, api) = (health.clone(), metrics.clone(), api.clone());
+        let slowest_worker = slowest_worker.clone();
         tokio::spawn(async move {
             let _place = place;
-            let service = service_fn(|request| {
-                let response = answer(&request, &health, &metrics, &slowest_worker);
-                async { Ok::<_, Infallible>(response) }
+            let service = service_fn(async |request: Request<Incoming>| {
+                Ok::<_, Infallible>(if Api::has(request.uri().path()) {
+                    api.answer(request).await
+                } else {
+                    answer(&request, &health, &metrics, &slowest_worker)
+                })
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
@@ -138,7 +147,7 @@ fn answer(
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be rendered; see the log\n")
             }
         },
-        _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /livez, /readyz and /startupz\n"),
+        _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /livez, /readyz, /startupz and /admin/revocations\n"),
     }
 }
 

@@ -1,20 +1,8 @@
 //! `sidegate keys`: the issuer's own keys, in the process that runs.
 
-use std::{
-    io::{self, Read as _, Write as _},
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use super::{FAILED, WRONG, check::listing, end, say};
-use crate::{admin::socket::SOCKET, config};
-
-/// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(35);
-/// How much of it is read, in bytes.
-const MAX_ANSWER: u64 = 1 << 20;
+use super::{WRONG, ask::ask, end};
 
 /// What to do with them.
 #[derive(Debug, clap::Args)]
@@ -45,13 +33,6 @@ enum Command {
 
 /// Does it: 0 when it is done, 1 when it cannot be, 2 when the configuration is wrong.
 pub fn main(args: &Args) -> ExitCode {
-    let loaded = match config::load(&args.config) {
-        Ok(loaded) => loaded,
-        Err(errors) => return end(WRONG, listing(&errors)),
-    };
-    let Some(issuer) = loaded.config.issuer else {
-        return end(WRONG, format_args!("{}: there is no `issuer:` that could have keys", args.config.display()));
-    };
     let line = match &args.command {
         Command::List => "keys list".to_owned(),
         Command::Rotate { now: false } => "keys rotate".to_owned(),
@@ -61,29 +42,5 @@ pub fn main(args: &Args) -> ExitCode {
         }
         Command::Revoke { kid } => format!("keys revoke {kid}"),
     };
-    let path = issuer.data.join(SOCKET);
-    match ask(&path, &line) {
-        Ok(Ok(text)) => {
-            say(text.trim_end());
-            ExitCode::SUCCESS
-        }
-        Ok(Err(text)) => end(FAILED, text.trim_end()),
-        Err(error) => {
-            end(FAILED, format_args!("no Sidegate runs on {} ({}: {error})", issuer.data.display(), path.display()))
-        }
-    }
-}
-
-/// Sends a command; answers what it came to.
-fn ask(path: &Path, line: &str) -> io::Result<Result<String, String>> {
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{line}\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
-    match answer.split_once('\n') {
-        Some(("ok", text)) => Ok(Ok(text.to_owned())),
-        Some(("error", text)) => Ok(Err(text.to_owned())),
-        Some(_) | None => Err(io::Error::other("it hung up without an answer")),
-    }
+    ask(&args.config, line)
 }

@@ -1,8 +1,10 @@
 //! The command line: its words here, each command in a file of its own.
 
+mod ask;
 pub mod check;
 pub mod hash_password;
 pub mod keys;
+pub mod revoke;
 pub mod run;
 
 use std::{
@@ -37,6 +39,10 @@ pub enum Command {
     Check(check::Args),
     /// List, rotate and revoke the issuer's own keys, in the process that runs
     Keys(keys::Args),
+    /// Refuse a token, a session, or whatever has begun for a user or a client, everywhere and at once
+    Revoke(revoke::Args),
+    /// List what is revoked, or take it back
+    Revocations(revoke::ListArgs),
     /// Turn a password into the hash that the configuration keeps of it
     HashPassword(hash_password::Args),
 }

@@ -13,7 +13,6 @@ use crate::{
     revocation::Revocations,
     telemetry::Recorder,
     token::{
-        Identity,
         cache::{TokenCache, Verified},
         verify::{Refusal, Refused, Verifier},
     },
@@ -75,7 +74,7 @@ impl Authenticator {
             return Err(refused(Refused::Expired));
         }
         if verified.seen_generation.get() != generation {
-            self.check_revocation(&verified.identity).map_err(refused)?;
+            self.check_revocation(&verified).map_err(refused)?;
             verified.seen_generation.set(generation);
         }
         Ok(verified)
@@ -85,9 +84,9 @@ impl Authenticator {
         // RFC 6750 §2.1 has an alphabet for tokens; those of a JWT are fewer, and decoding it looks for them.
         let token = std::str::from_utf8(token).map_err(|_| Refused::Malformed)?;
         let proof = self.verifier.verify(token, now)?;
-        let refused = |why| Refusal { why, provider: Some(proof.identity.provider), unknown_kid: None };
-        self.check_revocation(&proof.identity).map_err(refused)?;
         let verified = Rc::new(Verified::new(proof, generation));
+        let refused = |why| Refusal { why, provider: Some(verified.identity.provider), unknown_kid: None };
+        self.check_revocation(&verified).map_err(refused)?;
         self.cache.insert(token, verified.clone());
         Ok(verified)
     }
@@ -101,9 +100,8 @@ impl Authenticator {
         knows
     }
 
-    fn check_revocation(&self, identity: &Identity) -> Result<(), Refused> {
-        let revoked = self.revocations.is_revoked(&identity.issuer, identity.text("sid"), identity.text("jti"));
-        if revoked { Err(Refused::Revoked) } else { Ok(()) }
+    fn check_revocation(&self, verified: &Verified) -> Result<(), Refused> {
+        if self.revocations.is_revoked(&verified.credential()) { Err(Refused::Revoked) } else { Ok(()) }
     }
 }
 

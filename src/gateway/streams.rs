@@ -110,7 +110,7 @@ impl Streams {
 impl Stream {
     fn end_if_due(&self, now: Timestamp, revocations: &Revocations, generation: u64) -> Option<Ending> {
         let Verified { identity, seen_generation, .. } = &*self.identity;
-        let is_revoked = || revocations.is_revoked(&identity.issuer, identity.text("sid"), identity.text("jti"));
+        let is_revoked = || revocations.is_revoked(&self.identity.credential());
         let ending = if self.ending.get().is_some() {
             return None;
         } else if seen_generation.get() != generation && is_revoked() {

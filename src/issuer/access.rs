@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::{Client, Issuer, error::Error};
 use crate::{
     clock::Timestamp,
-    types::{Scopes, SessionId},
+    token::BEGAN_CLAIM,
+    types::{Position, Scopes, SessionId},
 };
 
 /// What the `sub` of a client's own token begins with. No user's subject does, so that a client never stands where a user
@@ -16,7 +17,7 @@ pub const CLIENT_SUBJECT: &str = "client:";
 
 /// Claims that say something about the token, the client or the login to whoever verifies it, and are therefore never a
 /// user's to set (RFC 7519 §4.1, RFC 8693 §4, RFC 9068 §2.2, OpenID Connect Core §2; `scp` is some issuers' `scope`).
-pub const RESERVED_CLAIMS: [&str; 29] = [
+pub const RESERVED_CLAIMS: [&str; 30] = [
     "acr",
     "act",
     "amr",
@@ -41,6 +42,7 @@ pub const RESERVED_CLAIMS: [&str; 29] = [
     "scope",
     "scp",
     "sid",
+    BEGAN_CLAIM,
     "sub",
     "toe",
     "token_type",
@@ -56,6 +58,8 @@ pub(super) struct Grant<'a> {
     pub(super) scopes: &'a Scopes,
     /// The session that ends it.
     pub(super) session: Option<SessionId>,
+    /// Where the revocation log stood when the session began, or before the token was asked for.
+    pub(super) began: Position,
     /// A user's own claims, which go under ours and never over them.
     pub(super) claims: Option<&'a Map<String, Value>>,
 }
@@ -90,6 +94,7 @@ impl Issuer {
         if let Some(session) = grant.session {
             set("sid", session.to_string().into());
         }
+        set(BEGAN_CLAIM, grant.began.to_string().into());
         Ok(self.ring.signer().sign("at+jwt", &claims)?)
     }
 }

@@ -87,7 +87,8 @@ async fn check<'a>(issuer: &'a Issuer, id: &str, secret: &str) -> Result<Option<
         Some(_) if secret.is_empty() => false,
         Some(hash) => issuer.passwords.verify_client(&client.id, hash, secret).await?,
     };
-    Ok(right.then_some(client))
+    // Asked last: what a disabled client is told, and how long that takes, is what a wrong secret gets.
+    Ok((right && !client.disabled).then_some(client))
 }
 
 fn two_ways() -> Error {

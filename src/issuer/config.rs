@@ -28,6 +28,9 @@ pub struct Config {
     pub clients: Vec<Client>,
     /// Who may log in.
     pub users: Vec<User>,
+    /// The other issuers whose tokens the gateway takes, and how long those live at the most, leeway included, where that is
+    /// known: what is to be revoked has to be remembered for as long.
+    pub others: Vec<(IssuerUrl, Option<Duration>)>,
 }
 
 /// Access tokens (RFC 9068).
@@ -71,6 +74,8 @@ pub struct Client {
     pub scopes: Scopes,
     /// Whether a refresh makes a new refresh token. Always so for public clients (RFC 9700 §4.14.2).
     pub rotate: bool,
+    /// A disabled client is none: it cannot authenticate, and what it has been given ends.
+    pub disabled: bool,
     /// Lifetime of its access tokens where it differs from the issuer's.
     pub access_token_lifetime: Option<Duration>,
 }

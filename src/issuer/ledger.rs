@@ -7,13 +7,19 @@ use tokio::time::timeout;
 use crate::{
     clock::Timestamp,
     revocation::{Blacklist, Revocations},
-    store::{NewSession, Presented, Revocation, Revoked, Rotation, RotationRules, Session, Store, Unavailable},
+    store::{
+        Lifted, NewRevocation, NewSession, Presented, Revocation, Revoked, Rotation, RotationRules, Session, Store,
+        Unavailable,
+    },
     telemetry::Metrics,
-    types::{IssuerUrl, SessionId},
+    types::{Credential, IssuerUrl, Position, SessionId},
 };
 
 /// How long a request waits for the store. The verb is carried out all the same.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many entries of the log are read at a time.
+const PAGE: usize = 1024;
 
 /// The verbs of the store as the issuer uses them. A revocation is durable first, then in memory, then answered; and since
 /// a client may hang up at any point of that, each verb runs to its end in a task of its own.
@@ -28,13 +34,23 @@ struct Inner {
     metrics: Metrics,
 }
 
-/// Why something was revoked.
+/// What led to a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub enum Cause {
+    /// A client asked for it (RFC 7009).
     RevokeEndpoint,
+    /// A used refresh token was presented again.
     Reuse,
+    /// The store had forgotten a rotation.
     Rollback,
+    /// A session whose user is not there any more, or disabled.
     UserGone,
+    /// A user or a client is disabled in the configuration.
+    Disabled,
+    /// The admin API.
+    AdminApi,
+    /// A command.
+    Command,
 }
 
 impl Cause {
@@ -44,6 +60,9 @@ impl Cause {
             Self::Reuse => "reuse",
             Self::Rollback => "rollback",
             Self::UserGone => "user_gone",
+            Self::Disabled => "disabled",
+            Self::AdminApi => "admin_api",
+            Self::Command => "command",
         }
     }
 }
@@ -57,6 +76,21 @@ impl Ledger {
         metrics: Metrics,
     ) -> Self {
         Self(Arc::new(Inner { url, store, revocations, blacklist, metrics }))
+    }
+
+    /// Tells memory of every live revocation, so that nothing that was revoked is forgotten.
+    pub(super) async fn load(&self) -> Result<(), Unavailable> {
+        let mut after = 0;
+        loop {
+            let page = self.0.store.revocations(after, PAGE).await?;
+            page.iter().for_each(|revocation| self.0.remember(revocation));
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = last.number,
+                Some(_) | None => break,
+            }
+        }
+        self.0.report_sizes();
+        Ok(())
     }
 
     pub(super) async fn open(&self, new: NewSession) -> Result<Session, Unavailable> {
@@ -73,8 +107,22 @@ impl Ledger {
     }
 
     /// Whether the gateway refuses access tokens of that session, or of that name, already.
-    pub(super) fn is_revoked(&self, sid: Option<&str>, jti: Option<&str>) -> bool {
-        self.0.revocations.is_revoked(&self.0.url, sid, jti)
+    pub(super) fn is_revoked(&self, token: &Credential<'_>) -> bool {
+        self.0.revocations.is_revoked(token)
+    }
+
+    /// Whether memory has an entry of that name, of an exact kind, about our own tokens.
+    pub(super) fn has(&self, what: &Revoked) -> bool {
+        self.0.revocations.has(&self.0.url, what)
+    }
+
+    /// Where the revocation log stands: what begins now has begun there.
+    pub(super) fn position(&self) -> Position {
+        self.0.store.tail().position()
+    }
+
+    pub(super) async fn revocations(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, Unavailable> {
+        self.to_the_end(move |inner| async move { inner.store.revocations(after, limit).await }).await
     }
 
     pub(super) async fn rotate(&self, presented: Presented, rules: RotationRules) -> Result<Rotation, Unavailable> {
@@ -85,30 +133,54 @@ impl Ledger {
                 Rotation::RolledBack(revocation) => inner.learn(revocation, Cause::Rollback),
                 // Memory lacks it where a commit that was reported as failed had held after all.
                 Rotation::Revoked(revocation) => inner.remember(revocation),
-                Rotation::Rotated(_) | Rotation::Replayed(_) | Rotation::Expired | Rotation::Unknown => {}
+                Rotation::Rotated(_)
+                | Rotation::Replayed(_)
+                | Rotation::LoggedOut
+                | Rotation::Expired
+                | Rotation::Unknown => {}
             }
             Ok(rotation)
         })
         .await
     }
 
-    /// Ends a session; one that nobody knows, or that has ended, stays as it is.
-    pub(super) async fn revoke_session(&self, id: SessionId, cause: Cause) -> Result<(), Unavailable> {
+    /// Ends a session; one that has ended stays as it is. `None` where nobody knows it.
+    pub(super) async fn revoke_session(
+        &self,
+        id: SessionId,
+        cause: Cause,
+        reason: &str,
+    ) -> Result<Option<Revocation>, Unavailable> {
+        let reason: Box<str> = reason.into();
         self.to_the_end(move |inner| async move {
-            if let Some(revocation) = inner.store.revoke_session(id).await? {
-                inner.learn(&revocation, cause);
+            let revocation = inner.store.revoke_session(id, &reason).await?;
+            if let Some(revocation) = &revocation {
+                inner.learn(revocation, cause);
             }
-            Ok(())
+            Ok(revocation)
         })
         .await
     }
 
-    pub(super) async fn revoke_token(&self, jti: &str, until: Timestamp, cause: Cause) -> Result<(), Unavailable> {
-        let jti: Box<str> = jti.into();
+    /// Revokes anything but a session of our own.
+    pub(super) async fn revoke(&self, new: NewRevocation, cause: Cause) -> Result<Revocation, Unavailable> {
         self.to_the_end(move |inner| async move {
-            let revocation = inner.store.revoke_token(&jti, until).await?;
+            let revocation = inner.store.revoke(new).await?;
             inner.learn(&revocation, cause);
-            Ok(())
+            Ok(revocation)
+        })
+        .await
+    }
+
+    /// Takes an entry of the log back.
+    pub(super) async fn lift(&self, number: u64, cause: Cause, reason: &str) -> Result<Lifted, Unavailable> {
+        let reason: Box<str> = reason.into();
+        self.to_the_end(move |inner| async move {
+            let lifted = inner.store.lift(number, &reason).await?;
+            if let Lifted::Done(revocation) = &lifted {
+                inner.learn(revocation, cause);
+            }
+            Ok(lifted)
         })
         .await
     }
@@ -149,34 +221,39 @@ impl Inner {
     /// Tells memory what is durable already: the gateway first.
     fn learn(&self, revocation: &Revocation, cause: Cause) {
         let cause = cause.name();
-        let new = match &revocation.what {
-            Revoked::Session(id) => {
-                let new = !self.blacklist.contains(*id);
-                tracing::info!(session = %id, cause, "a session was revoked");
-                new
-            }
-            Revoked::Token(jti) => {
-                tracing::info!(%jti, cause, "an access token was revoked");
-                true
-            }
+        let Revocation { number, what, lifts, reason, .. } = revocation;
+        let session = match what {
+            Revoked::Session(id) => SessionId::parse(id).filter(|_| revocation.issuer.is_none()),
+            _ => None,
         };
+        // A session that had ended already is told of again.
+        let new = !session.is_some_and(|id| self.blacklist.contains(id));
         self.remember(revocation);
         if new {
+            let issuer = revocation.issuer.as_ref().unwrap_or(&self.url);
+            let (kind, id) = (what.kind(), what.id());
+            let verb = if *lifts { "lifted" } else { "revoked" };
+            tracing::info!(number, %issuer, kind, id, cause, %reason, "{verb}");
             self.metrics.revocation_made(cause);
         }
         self.report_sizes();
     }
 
     fn remember(&self, revocation: &Revocation) {
-        self.revocations.insert(&self.url, revocation);
-        if let Revoked::Session(id) = revocation.what {
+        let life = self.store.tail().position().life;
+        self.revocations.insert(&self.url, life, revocation);
+        if let (None, Revoked::Session(id)) = (&revocation.issuer, &revocation.what)
+            && let Some(id) = SessionId::parse(id)
+        {
             self.blacklist.insert(id, revocation.refresh_until);
         }
     }
 
     fn report_sizes(&self) {
         let sizes = self.revocations.sizes();
-        self.metrics.revocation_entries("session", sizes.sessions);
-        self.metrics.revocation_entries("token", sizes.tokens);
+        for (kind, entries) in Revoked::KINDS.into_iter().zip(sizes.entries) {
+            self.metrics.revocation_entries(kind, entries);
+        }
+        self.metrics.revocation_bytes(sizes.bytes);
     }
 }

@@ -10,10 +10,11 @@ mod grant;
 mod keys;
 mod ledger;
 mod password;
+mod revoke;
 mod session;
 mod user;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -24,13 +25,15 @@ pub use self::{
     error::refusal,
     form::MAX_FORM_BYTES,
     keys::{KeyFileError, KeysConfig, KeysError, MASTER_KEY_BYTES, private_key_in},
+    ledger::Cause,
     password::check_hash,
+    revoke::{RevokeError, RevokeRequest},
 };
 use self::{endpoint::Paths, keys::Ring, ledger::Ledger, password::Passwords, session::RefreshTokens, user::Users};
 use crate::{
     clock::Clock,
     revocation::{Blacklist, Revocations},
-    store::{self, DataFolder, LockError, Revoked, Store, Unavailable},
+    store::{self, DataFolder, LockError, Store, Unavailable},
     telemetry::Metrics,
     token::{
         keys::KeyError,
@@ -57,10 +60,12 @@ pub struct Issuer {
     metrics: Metrics,
     passwords: Passwords,
     refresh_tokens: RefreshTokens,
-    ring: Ring,
+    ring: Arc<Ring>,
     /// Knows our own access tokens, for whoever revokes one.
     own: Verifier,
     ledger: Ledger,
+    /// How long access tokens live at the most, those of an earlier configuration included.
+    longest: Duration,
     /// What anybody may read, made once.
     metadata: Bytes,
 }
@@ -108,20 +113,16 @@ impl Issuer {
         };
         let lifetimes = config.clients.iter().filter_map(|client| client.access_token_lifetime);
         let longest = lifetimes.chain([config.access_token.lifetime]).max().unwrap_or_default();
+        let store = Store::open_embedded(folder.clone(), clock.clone())?;
+        let longest = store.longest_access_lifetime(longest).await?;
         let algorithm = config.access_token.algorithm;
         let rules = config.keys.clone();
         let ring = Ring::open(&folder, &master, rules, algorithm, longest, clock.clone(), metrics.clone())?;
-        let store = Store::open_embedded(folder, clock.clone())?;
         let blacklist = Blacklist::new(clock.clone());
-        for revocation in store.live_revocations().await? {
-            if let Revoked::Session(id) = revocation.what {
-                blacklist.insert(id, revocation.refresh_until);
-            }
-            revocations.insert(&config.url, &revocation);
-        }
         let ledger = Ledger::new(config.url.clone(), store, revocations, blacklist, metrics.clone());
-        ledger.report_sizes();
-        Ok(Arc::new(Self {
+        ledger.load().await?;
+        let ring = Arc::new(ring);
+        let issuer = Arc::new(Self {
             clients: config.clients.iter().map(|client| (client.id.clone(), client.clone())).collect(),
             users: Users::new(&config.users),
             paths: Paths::new(&config.url),
@@ -131,10 +132,13 @@ impl Issuer {
             metadata: endpoint::metadata::document(&config).into(),
             ring,
             ledger,
+            longest,
             config,
             clock,
             metrics,
-        }))
+        });
+        issuer.catch_up().await?;
+        Ok(issuer)
     }
 
     /// The `iss` of its tokens.
@@ -186,14 +190,6 @@ impl Issuer {
     /// When one is to follow already, or it cannot be.
     pub fn rotate_keys(&self, at_once: bool) -> Result<String, KeysError> {
         self.ring.rotate(at_once)
-    }
-
-    /// Refuses everything that one of its own keys has signed, from the next request on. Answers a line for each key.
-    ///
-    /// # Errors
-    /// When there is no such key, or it cannot be.
-    pub fn revoke_key(&self, kid: &str) -> Result<String, KeysError> {
-        self.ring.revoke(kid)
     }
 
     /// Forgets sessions and revocations that nothing depends on any more. Once a minute is often enough.

@@ -1,69 +1,158 @@
 //! Revoked access tokens: exact, unbounded, looked at without a store.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
+use arc_swap::ArcSwap;
+
+use super::{
+    epochs::{Epoch, Epochs},
+    name::Name,
+};
 use crate::{
     clock::Timestamp,
     store::{Revocation, Revoked},
-    types::IssuerUrl,
+    types::{Credential, IssuerUrl, Position},
 };
 
-/// How wide a bucket of the expiry index is, in milliseconds: a sweep takes whole ones.
-const BUCKET: u64 = 60_000;
-
-/// Every live revocation of access tokens, keyed by issuer, kind and identifier.
+/// Every live revocation of access tokens, by issuer.
 ///
 /// A writer inserts, then moves one generation number on (Release). A request loads that number (Acquire) before it
-/// looks, and need not look again at a token until the number has moved. The lock is a plain one: nobody holds it for
-/// longer than a look-up or one insertion, and never across an await.
-#[derive(Debug, Default)]
+/// looks, and need not look again at a token until the number has moved. The locks are plain ones: nobody holds one for
+/// longer than a look-up, an insertion or a step of a sweep, and never across an await.
+#[derive(Debug)]
 pub struct Revocations {
-    entries: RwLock<HashMap<IssuerUrl, Entries>>,
+    issuers: ArcSwap<Vec<(IssuerUrl, Arc<Table>)>>,
+    /// One at a time adds an issuer, or begins another life.
+    changing: Mutex<()>,
+    /// The log's latest life that was heard of.
+    life: AtomicU64,
     generation: AtomicU64,
+    /// What time has passed in this process, for a wall clock that is set forward.
+    started: Instant,
+    first_seen: AtomicU64,
 }
 
 /// How many entries there are, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
-    /// Revoked sessions.
-    pub sessions: usize,
-    /// Single revoked tokens.
-    pub tokens: usize,
+    /// In the order of [`Revoked::KINDS`].
+    pub entries: [usize; 6],
+    /// About how many bytes they take.
+    pub bytes: usize,
 }
 
-#[derive(Debug, Default)]
-struct Entries {
-    sessions: Kind,
-    tokens: Kind,
+/// An entry as memory holds it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Its number in the log; 0 where that was a log of before.
+    pub number: u64,
+    /// The log's life.
+    pub life: u64,
+    /// Whose tokens it is about.
+    pub issuer: IssuerUrl,
+    /// What is refused.
+    pub what: Revoked,
+    /// When it goes.
+    pub until: Timestamp,
+    /// When it was made; `None` where that is not kept.
+    pub at: Option<Timestamp>,
+    /// Whether it is an epoch of the issuer that keeps the log, whose tokens say where that stood when they began.
+    pub by_position: bool,
+    /// Whether it takes back what came before it.
+    pub lifts: bool,
 }
 
-/// The entries of one kind. Each text is held once, and shared by the two sides.
+/// The entries about one issuer's tokens.
 #[derive(Debug, Default)]
-struct Kind {
-    until: HashMap<Arc<str>, Timestamp>,
-    buckets: BTreeMap<u64, Vec<Arc<str>>>,
+struct Table {
+    tokens: Exact,
+    sessions: Exact,
+    epochs: RwLock<Epochs>,
+    /// How many epochs there are, so that nobody takes the lock for none.
+    epoch_count: AtomicUsize,
+}
+
+/// How many maps the entries of one kind are spread over: a map that grows, or is swept, keeps few waiting.
+const SHARDS: usize = 32;
+
+/// The entries of a kind of which there can be millions.
+#[derive(Debug)]
+struct Exact {
+    shards: [RwLock<HashMap<Name, Mark>>; SHARDS],
+    spread: RandomState,
+    len: AtomicUsize,
+    /// Bytes of names that are held outside of the maps.
+    outside: AtomicUsize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    number: u64,
+    until: Timestamp,
+}
+
+impl Default for Exact {
+    fn default() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| RwLock::default()),
+            spread: RandomState::new(),
+            len: AtomicUsize::new(0),
+            outside: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Self {
+            issuers: ArcSwap::default(),
+            changing: Mutex::default(),
+            life: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            started: Instant::now(),
+            first_seen: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 impl Revocations {
-    /// Refuses from now on what `revocation` names among the tokens of `issuer`. A second one for the same thing can
-    /// only make it last longer.
-    pub fn insert(&self, issuer: &IssuerUrl, revocation: &Revocation) {
-        {
-            let mut entries = self.write();
-            let entries = match entries.get_mut(issuer) {
-                Some(entries) => entries,
-                None => entries.entry(issuer.clone()).or_default(),
-            };
-            match &revocation.what {
-                Revoked::Session(id) => entries.sessions.insert(id.to_string().into(), revocation.until),
-                Revoked::Token(jti) => entries.tokens.insert((**jti).into(), revocation.until),
-            }
+    /// Refuses from now on what an entry of the log names, or no longer. `own` is the issuer that keeps the log, and `life`
+    /// the log's life. A second entry for the same thing can only make it last longer; one that comes before what lifted
+    /// it changes nothing, however late it arrives.
+    pub fn insert(&self, own: &IssuerUrl, life: u64, revocation: &Revocation) {
+        let Revocation { number, at, what, until, lifts, .. } = revocation;
+        let ours = revocation.issuer.as_ref().is_none_or(|issuer| issuer == own);
+        self.put(&Entry {
+            number: *number,
+            issuer: revocation.issuer.as_ref().unwrap_or(own).clone(),
+            what: what.clone(),
+            until: *until,
+            at: Some(*at),
+            life,
+            by_position: ours,
+            lifts: *lifts,
+        });
+    }
+
+    /// Takes an entry as another process, or an earlier one, held it.
+    pub fn put(&self, entry: &Entry) {
+        let known = self.life.load(Ordering::Acquire);
+        if entry.life > known {
+            self.begin_life(entry.life);
+        }
+        if entry.life >= known {
+            self.table(&entry.issuer).put(entry, entry.number);
+        } else if !entry.lifts {
+            // Of a log that is gone: it blocks what it blocked, and nothing of the log of today came before it.
+            self.table(&entry.issuer).put(entry, 0);
         }
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -74,64 +163,248 @@ impl Revocations {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether a token of `issuer` with these claims has been revoked, by itself or with its session.
-    pub fn is_revoked(&self, issuer: &IssuerUrl, sid: Option<&str>, jti: Option<&str>) -> bool {
-        let entries = self.read();
-        let Some(entries) = entries.get(issuer) else { return false };
-        sid.is_some_and(|sid| entries.sessions.until.contains_key(sid))
-            || jti.is_some_and(|jti| entries.tokens.until.contains_key(jti))
+    /// Whether a token has been revoked: by itself, with its session or its key, or by an epoch it began before.
+    pub fn is_revoked(&self, token: &Credential<'_>) -> bool {
+        let issuers = self.issuers.load();
+        issuers.iter().find(|(issuer, _)| issuer == token.issuer).is_some_and(|(_, table)| table.is_revoked(token))
+    }
+
+    /// Whether there is an entry of that name about `issuer`'s tokens, of an exact kind.
+    pub fn has(&self, issuer: &IssuerUrl, what: &Revoked) -> bool {
+        let issuers = self.issuers.load();
+        let Some((_, table)) = issuers.iter().find(|(known, _)| known == issuer) else { return false };
+        match what {
+            Revoked::Token(id) => table.tokens.has(id),
+            Revoked::Session(id) => table.sessions.has(id),
+            other => table.read().find(other).is_some(),
+        }
     }
 
     /// How many entries there are, those included that the next sweep takes.
     pub fn sizes(&self) -> Sizes {
-        self.read().values().fold(Sizes::default(), |sum, entries| Sizes {
-            sessions: sum.sessions + entries.sessions.until.len(),
-            tokens: sum.tokens + entries.tokens.until.len(),
-        })
+        let mut sizes = Sizes::default();
+        for (_, table) in self.issuers.load().iter() {
+            for (n, exact) in [&table.tokens, &table.sessions].into_iter().enumerate() {
+                sizes.entries[n] += exact.len.load(Ordering::Relaxed);
+                sizes.bytes += exact.bytes();
+            }
+            let (epochs, bytes) = table.read().sizes();
+            sizes.entries.iter_mut().skip(2).zip(epochs).for_each(|(sum, more)| *sum += more);
+            sizes.bytes += bytes;
+        }
+        sizes
     }
 
-    /// Forgets the entries whose last token has expired, bucket by bucket, so that requests get their turn in between.
-    /// No generation moves: what such an entry blocked is refused by its expiry.
+    /// Forgets the entries whose last token has expired, a part at a time, so that requests get their turn in between. No
+    /// generation moves: what such an entry blocked is refused by its expiry.
+    ///
+    /// A clock that is set forward does not count before as much time has passed, for it may be set back again.
     pub fn sweep(&self, now: Timestamp) {
-        while self
-            .write()
-            .values_mut()
-            .fold(false, |more, entries| entries.sessions.sweep_one(now) | entries.tokens.sweep_one(now) | more)
-        {
+        let first = self.first_seen.fetch_min(now.0, Ordering::Relaxed).min(now.0);
+        let passed = Timestamp(first) + self.started.elapsed() + SLACK;
+        let now = now.min(passed);
+        for (_, table) in self.issuers.load().iter() {
+            table.tokens.sweep(now);
+            table.sessions.sweep(now);
+            let mut epochs = table.write();
+            epochs.sweep(now);
+            table.epoch_count.store(epochs.len(), Ordering::Release);
         }
     }
 
-    // A panic while the lock was held leaves an entry too few in the index at the worst: it blocks for longer. To refuse
-    // to look would stop every request.
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<IssuerUrl, Entries>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    /// Up to `limit` entries after the one of that number, in their order; they are looked for among all.
+    pub fn list(&self, after: u64, limit: usize) -> Vec<Entry> {
+        let mut found = std::collections::BinaryHeap::new();
+        self.for_each(&mut |entry| {
+            if entry.number > after {
+                found.push(entry);
+                if found.len() > limit {
+                    found.pop();
+                }
+            }
+        });
+        found.into_sorted_vec()
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<IssuerUrl, Entries>> {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    /// Calls `take` with every entry, in no order. What is inserted meanwhile may be among them.
+    pub fn for_each(&self, take: &mut impl FnMut(Entry)) {
+        for (issuer, table) in self.issuers.load().iter() {
+            let life = self.life.load(Ordering::Acquire);
+            let exact = |what, mark: Mark| Entry {
+                number: mark.number,
+                life,
+                issuer: issuer.clone(),
+                what,
+                until: mark.until,
+                at: None,
+                by_position: false,
+                lifts: false,
+            };
+            table.tokens.for_each(&mut |name, mark| take(exact(Revoked::Token(name), mark)));
+            table.sessions.for_each(&mut |name, mark| take(exact(Revoked::Session(name), mark)));
+            table.read().for_each(issuer, life, take);
+        }
+    }
+
+    /// The log has begun anew, with its first number. What is known stays; nothing of it is later than what comes now.
+    fn begin_life(&self, life: u64) {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, table) in self.issuers.load().iter() {
+            table.tokens.forget_numbers();
+            table.sessions.forget_numbers();
+            let mut epochs = table.write();
+            epochs.forget_lifts();
+            table.epoch_count.store(epochs.len(), Ordering::Release);
+        }
+        self.life.store(life, Ordering::Release);
+    }
+
+    fn table(&self, issuer: &IssuerUrl) -> Arc<Table> {
+        let find = || self.issuers.load().iter().find(|(known, _)| known == issuer).map(|(_, table)| table.clone());
+        if let Some(table) = find() {
+            return table;
+        }
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        find().unwrap_or_else(|| {
+            let table = Arc::new(Table::default());
+            let mut issuers = Vec::clone(&self.issuers.load());
+            issuers.push((issuer.clone(), table.clone()));
+            self.issuers.store(Arc::new(issuers));
+            table
+        })
     }
 }
 
-impl Kind {
-    fn insert(&mut self, id: Arc<str>, until: Timestamp) {
-        if self.until.get(&id).is_some_and(|known| *known >= until) {
-            return;
-        }
-        self.buckets.entry(until.0 / BUCKET).or_default().push(id.clone());
-        self.until.insert(id, until);
-    }
+/// How much further than the time that has passed a wall clock may be, when it is believed.
+const SLACK: std::time::Duration = std::time::Duration::from_secs(5);
 
-    /// Takes the oldest bucket if all of it has expired; whether there was one.
-    fn sweep_one(&mut self, now: Timestamp) -> bool {
-        let Some(bucket) = self.buckets.first_entry().filter(|bucket| (bucket.key() + 1) * BUCKET <= now.0) else {
-            return false;
+impl Table {
+    fn put(&self, entry: &Entry, number: u64) {
+        let exact = match &entry.what {
+            Revoked::Token(id) => Some((&self.tokens, id)),
+            Revoked::Session(id) => Some((&self.sessions, id)),
+            Revoked::Key(_) | Revoked::Subject(_) | Revoked::Client(_) | Revoked::Everything => None,
         };
-        for id in bucket.remove() {
-            // An entry that was prolonged stands in a later bucket as well, and leaves with that one.
-            if self.until.get(&id).is_some_and(|until| *until <= now) {
-                self.until.remove(&id);
+        let until = entry.until;
+        if !entry.lifts && self.epoch_count.load(Ordering::Acquire) == 0 {
+            // The common way: nothing is lifted, and there is no epoch.
+            if let Some((exact, id)) = exact {
+                return exact.insert(Name::new(id), Mark { number, until });
             }
         }
-        true
+        let mut epochs = self.write();
+        if entry.lifts {
+            if let Some((exact, id)) = exact {
+                exact.lift(&Name::new(id), number);
+            }
+            epochs.lift(&entry.what, Position { life: entry.life, number }, until);
+        } else if epochs.lifted_at(&entry.what).is_none_or(|lifted| lifted < number) {
+            match exact {
+                Some((exact, id)) => exact.insert(Name::new(id), Mark { number, until }),
+                None => {
+                    let position = Position { life: entry.life, number: entry.number };
+                    let (at, by_position) = (entry.at.unwrap_or_default(), entry.by_position);
+                    epochs.insert(&entry.what, Epoch { position, until, at, by_position });
+                }
+            }
+        }
+        self.epoch_count.store(epochs.len(), Ordering::Release);
+    }
+
+    fn is_revoked(&self, token: &Credential<'_>) -> bool {
+        token.session.is_some_and(|sid| self.sessions.has(sid))
+            || token.token.is_some_and(|jti| self.tokens.has(jti))
+            || (self.epoch_count.load(Ordering::Acquire) > 0 && self.read().refuse(token))
+    }
+
+    // A panic while a lock was held leaves an entry too many at the worst. To refuse to look would stop every request.
+    fn read(&self) -> RwLockReadGuard<'_, Epochs> {
+        self.epochs.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Epochs> {
+        self.epochs.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Exact {
+    fn shard(&self, name: &Name) -> &RwLock<HashMap<Name, Mark>> {
+        &self.shards[self.spread.hash_one(name) as usize % SHARDS]
+    }
+
+    fn has(&self, text: &str) -> bool {
+        if self.len.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let name = Name::new(text);
+        self.shard(&name).read().unwrap_or_else(PoisonError::into_inner).contains_key(&name)
+    }
+
+    fn insert(&self, name: Name, mark: Mark) {
+        let outside = name.outside();
+        let mut shard = self.shard(&name).write().unwrap_or_else(PoisonError::into_inner);
+        match shard.get_mut(&name) {
+            Some(known) => *known = Mark { number: known.number.max(mark.number), until: known.until.max(mark.until) },
+            None => {
+                shard.insert(name, mark);
+                self.outside.fetch_add(outside, Ordering::Relaxed);
+                self.len.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+
+    fn lift(&self, name: &Name, number: u64) {
+        let mut shard = self.shard(name).write().unwrap_or_else(PoisonError::into_inner);
+        if shard.get(name).is_some_and(|mark| mark.number < number) {
+            shard.remove(name);
+            self.gone(1, name.outside());
+        }
+    }
+
+    fn sweep(&self, now: Timestamp) {
+        for shard in &self.shards {
+            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+            let (before, mut outside) = (shard.len(), 0);
+            shard.retain(|name, mark| {
+                let stays = mark.until > now;
+                outside += if stays { 0 } else { name.outside() };
+                stays
+            });
+            self.gone(before - shard.len(), outside);
+            if shard.capacity() > 4 * shard.len() + 64 {
+                shard.shrink_to_fit();
+            }
+        }
+    }
+
+    fn forget_numbers(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+            shard.values_mut().for_each(|mark| mark.number = 0);
+        }
+    }
+
+    fn gone(&self, entries: usize, outside: usize) {
+        self.len.fetch_sub(entries, Ordering::Relaxed);
+        self.outside.fetch_sub(outside, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> usize {
+        // A map has places for an eighth more than its capacity, and a byte beside each.
+        let capacity = |shard: &RwLock<HashMap<Name, Mark>>| {
+            shard.read().unwrap_or_else(PoisonError::into_inner).capacity() * 8 / 7 * (size_of::<(Name, Mark)>() + 1)
+        };
+        self.shards.iter().map(capacity).sum::<usize>() + self.outside.load(Ordering::Relaxed)
+    }
+
+    fn for_each(&self, take: &mut impl FnMut(Box<str>, Mark)) {
+        for shard in &self.shards {
+            // Copied first: whoever takes them may take its time.
+            let entries: Vec<_> = {
+                let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+                shard.iter().map(|(name, mark)| (name.clone(), *mark)).collect()
+            };
+            entries.into_iter().for_each(|(name, mark)| take(name.text(), mark));
+        }
     }
 }

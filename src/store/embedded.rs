@@ -7,18 +7,20 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use redb::{Database, Durability, ReadableDatabase as _};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    DataFolder, NewSession, Presented, Revocation, Rotation, RotationRules, Session, Swept, Unavailable,
-    tables::{CURRENT_FORMAT, FORMAT, Fault, META, Tables},
+    DataFolder, Lifted, NewRevocation, NewSession, Presented, Revocation, Rotation, RotationRules, Session, Swept,
+    Tail, Unavailable,
+    tables::{CURRENT_FORMAT, FORMAT, Fault, LAST_REVOCATION, LIFE, META, Tables},
 };
 use crate::{
     clock::{Clock, Timestamp},
-    types::SessionId,
+    types::{Position, SessionId},
 };
 
 /// How many verbs may wait for the writer; further ones wait for a place.
@@ -43,9 +45,9 @@ pub enum OpenError {
     /// Something else lies where the store belongs.
     #[error("{} is not a session store of sidegate; move it away, or name another folder", .0.display())]
     Foreign(PathBuf),
-    /// A later release has written it.
-    #[error("{} has format {found}, which a newer sidegate has written; this one reads format {CURRENT_FORMAT}", path.display())]
-    Newer {
+    /// Another release has written it.
+    #[error("{} has format {found}, which another release of sidegate has written; this one reads format {CURRENT_FORMAT}", path.display())]
+    OtherFormat {
         /// The file.
         path: PathBuf,
         /// Its format.
@@ -64,13 +66,16 @@ pub enum OpenError {
 impl Embedded {
     pub(super) fn open(folder: Arc<DataFolder>, clock: Clock) -> Result<Self, OpenError> {
         let path = folder.path().join("store.redb");
-        let database = open_or_create(&folder, &path)?;
+        let database = open_or_create(&folder, &path, &clock)?;
+        let storage = |cause: redb::Error| OpenError::Storage { path: path.clone(), cause: Box::new(cause) };
+        let tail = Arc::new(Tail::new(position(&database).map_err(storage)?));
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let told = tail.clone();
         let thread = thread::Builder::new()
             .name("sidegate-store".into())
-            .spawn(move || write(queue, database, &path, &clock, folder))
+            .spawn(move || write(queue, database, &path, &clock, &told, folder))
             .expect("a process that cannot start one thread cannot serve either");
-        Ok(Self(Arc::new(Writer { jobs: Some(jobs), thread: Some(thread) })))
+        Ok(Self(Arc::new(Writer { jobs: Some(jobs), thread: Some(thread), tail })))
     }
 
     pub(super) async fn open_session(&self, new: NewSession) -> Result<Session, Unavailable> {
@@ -85,16 +90,32 @@ impl Embedded {
         self.run(move |tables| tables.rotate(presented, &rules)).await
     }
 
-    pub(super) async fn revoke_session(&self, id: SessionId) -> Result<Option<Revocation>, Unavailable> {
-        self.run(move |tables| tables.revoke_session(id)).await
+    pub(super) async fn revoke_session(
+        &self,
+        id: SessionId,
+        reason: Box<str>,
+    ) -> Result<Option<Revocation>, Unavailable> {
+        self.run(move |tables| tables.revoke_session(id, &reason)).await
     }
 
-    pub(super) async fn revoke_token(&self, jti: Box<str>, until: Timestamp) -> Result<Revocation, Unavailable> {
-        self.run(move |tables| tables.revoke_token(jti, until)).await
+    pub(super) async fn revoke(&self, new: NewRevocation) -> Result<Revocation, Unavailable> {
+        self.run(move |tables| tables.revoke(new)).await
     }
 
-    pub(super) async fn live_revocations(&self) -> Result<Vec<Revocation>, Unavailable> {
-        self.run(|tables| tables.live_revocations()).await
+    pub(super) async fn lift(&self, number: u64, reason: Box<str>) -> Result<Lifted, Unavailable> {
+        self.run(move |tables| tables.lift(number, reason)).await
+    }
+
+    pub(super) async fn revocations(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, Unavailable> {
+        self.run(move |tables| tables.log(after, limit)).await
+    }
+
+    pub(super) async fn longest_access_lifetime(&self, now: Duration) -> Result<Duration, Unavailable> {
+        self.run(move |tables| tables.longest_access_lifetime(now)).await
+    }
+
+    pub(super) fn tail(&self) -> &Arc<Tail> {
+        &self.0.tail
     }
 
     pub(super) async fn sweep(&self, limit: usize) -> Result<Swept, Unavailable> {
@@ -130,6 +151,7 @@ type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
 struct Writer {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    tail: Arc<Tail>,
 }
 
 impl Drop for Writer {
@@ -143,7 +165,14 @@ impl Drop for Writer {
 }
 
 /// The writer's life. `_folder` is held to the end of it, past the database.
-fn write(mut queue: mpsc::Receiver<Job>, database: Database, path: &Path, clock: &Clock, _folder: Arc<DataFolder>) {
+fn write(
+    mut queue: mpsc::Receiver<Job>,
+    database: Database,
+    path: &Path,
+    clock: &Clock,
+    tail: &Tail,
+    _folder: Arc<DataFolder>,
+) {
     let mut open = Some(database);
     while let Some(first) = queue.blocking_recv() {
         let mut jobs = Vec::from([first]);
@@ -160,7 +189,7 @@ fn write(mut queue: mpsc::Receiver<Job>, database: Database, path: &Path, clock:
                 continue; // The jobs are dropped, and with them the answers: unavailable to all.
             }
         };
-        match commit(&database, jobs, clock.now()) {
+        match commit(&database, jobs, clock.now(), tail) {
             Ok(()) => open = Some(database),
             Err(error) => tracing::error!(%error, "the session store could not commit"),
         }
@@ -168,49 +197,57 @@ fn write(mut queue: mpsc::Receiver<Job>, database: Database, path: &Path, clock:
 }
 
 /// Carries out `jobs` in one durable transaction. On an error all of them are dropped unanswered.
-fn commit(database: &Database, jobs: Vec<Job>, now: Timestamp) -> Result<(), redb::Error> {
+fn commit(database: &Database, jobs: Vec<Job>, now: Timestamp, tail: &Tail) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
-    let mut tables = Tables::open(&transaction, now)?;
+    let mut tables = Tables::open(&transaction, now, tail.position())?;
     let answers = jobs.into_iter().map(|job| job(&mut tables)).collect::<Result<Vec<_>, _>>()?;
-    let changed = tables.changed();
-    drop(tables);
+    let (changed, appended) = tables.close();
     // Look-ups alone need no disk.
     if changed {
         transaction.commit()?
     } else {
         transaction.abort()?
     }
+    // Who follows the log learns of it before who asked does.
+    tail.extend(appended);
     answers.into_iter().for_each(|answer| answer(Ok(())));
     Ok(())
 }
 
-fn open_or_create(folder: &DataFolder, path: &Path) -> Result<Database, OpenError> {
+/// Where the log stands.
+fn position(database: &Database) -> Result<Position, redb::Error> {
+    let meta = database.begin_read()?.open_table(META)?;
+    let number = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |number| number.value()));
+    Ok(Position { life: number(LIFE)?, number: number(LAST_REVOCATION)? })
+}
+
+fn open_or_create(folder: &DataFolder, path: &Path, clock: &Clock) -> Result<Database, OpenError> {
     let storage = |cause: redb::Error| OpenError::Storage { path: path.into(), cause: Box::new(cause) };
     match begins_like_redb(path) {
         Ok(true) => {}
         Ok(false) => return Err(OpenError::Foreign(path.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(folder, path).map_err(storage)?;
+            create(folder, path, clock.now()).map_err(storage)?;
         }
         Err(error) => return Err(storage(error.into())),
     }
     let database = reopen(path).map_err(|error| storage(error.into()))?;
     match format_of(&database).map_err(storage)? {
         Some(CURRENT_FORMAT) => Ok(database),
-        Some(found) => Err(OpenError::Newer { path: path.into(), found }),
+        Some(found) => Err(OpenError::OtherFormat { path: path.into(), found }),
         None => Err(OpenError::Foreign(path.into())),
     }
 }
 
 /// Makes the file under another name first: what has the store's name is whole, whenever the process ends.
-fn create(folder: &DataFolder, path: &Path) -> Result<(), redb::Error> {
+fn create(folder: &DataFolder, path: &Path, now: Timestamp) -> Result<(), redb::Error> {
     let half = path.with_extension("redb.new");
     folder.discard(&half)?;
     drop(File::options().write(true).create_new(true).mode(0o600).open(&half)?);
     let database = builder().create(&half)?;
     let transaction = database.begin_write()?;
-    Tables::open(&transaction, Timestamp(0))?.initialise()?;
+    Tables::open(&transaction, now, Position::default())?.initialise()?;
     transaction.commit()?;
     drop(database);
     std::fs::rename(&half, path)?;

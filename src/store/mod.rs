@@ -2,20 +2,22 @@
 
 mod embedded;
 mod lock;
+mod log;
 mod row;
 mod tables;
 
 use std::{sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::{
-    clock::{Clock, Timestamp},
-    types::{ClientId, Scopes, SessionId, Subject},
+    clock::Clock,
+    types::{ClientId, Position, Scopes, SessionId, Subject},
 };
 
 pub use embedded::{Embedded, OpenError};
 pub use lock::{DataFolder, LockError};
+pub use log::{Lifted, NewRevocation, Revocation, Revoked, Tail};
 
 /// Where sessions and revocations are kept. Cheap to clone.
 ///
@@ -70,29 +72,59 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn revoke_session(&self, id: SessionId) -> Result<Option<Revocation>, Unavailable> {
+    pub async fn revoke_session(&self, id: SessionId, reason: &str) -> Result<Option<Revocation>, Unavailable> {
         match self {
-            Self::Embedded(store) => store.revoke_session(id).await,
+            Self::Embedded(store) => store.revoke_session(id, reason.into()).await,
         }
     }
 
-    /// Ends one access token, which nobody accepts after `until` anyway.
+    /// Adds an entry to the revocation log. An epoch ends the sessions it is about with that: from then on none of them
+    /// rotates.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn revoke_token(&self, jti: &str, until: Timestamp) -> Result<Revocation, Unavailable> {
+    pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, Unavailable> {
         match self {
-            Self::Embedded(store) => store.revoke_token(jti.into(), until).await,
+            Self::Embedded(store) => store.revoke(new).await,
         }
     }
 
-    /// Every revocation that still blocks something, oldest first.
+    /// Takes back the entry of that number, where nothing but the entry was made by it.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn live_revocations(&self) -> Result<Vec<Revocation>, Unavailable> {
+    pub async fn lift(&self, number: u64, reason: &str) -> Result<Lifted, Unavailable> {
         match self {
-            Self::Embedded(store) => store.live_revocations().await,
+            Self::Embedded(store) => store.lift(number, reason.into()).await,
+        }
+    }
+
+    /// Up to `limit` entries of the revocation log that still block something, or lift what did, after the one of that
+    /// number, in their order. Fewer than `limit` are the last.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn revocations(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.revocations(after, limit).await,
+        }
+    }
+
+    /// The end of the revocation log.
+    pub fn tail(&self) -> &Arc<Tail> {
+        match self {
+            Self::Embedded(store) => store.tail(),
+        }
+    }
+
+    /// The longest that access tokens have ever lived, as they live `now` included: a configuration may have shortened it
+    /// while there are some of before.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn longest_access_lifetime(&self, now: Duration) -> Result<Duration, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.longest_access_lifetime(now).await,
         }
     }
 
@@ -146,6 +178,8 @@ pub struct Session {
     pub scopes: Scopes,
     /// The generation whose refresh token is the live one.
     pub generation: u32,
+    /// Where the revocation log stood when it began.
+    pub began: Position,
 }
 
 /// A refresh token whose HMAC has been found right for the client that presents it.
@@ -199,30 +233,12 @@ pub enum Rotation {
     RolledBack(Revocation),
     /// The session had been revoked before: by this, which whoever has not heard of it yet may learn now.
     Revoked(Revocation),
+    /// An epoch has ended whatever had begun before it, this session with it.
+    LoggedOut,
     /// The session's idle or absolute lifetime is over.
     Expired,
     /// There is no such session.
     Unknown,
-}
-
-/// What a revocation names.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Revoked {
-    /// Every access token of a session, by `sid`.
-    Session(SessionId),
-    /// One access token, by `jti`.
-    Token(Box<str>),
-}
-
-/// One entry of the revocation log: access tokens of the internal issuer that must be refused from now on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revocation {
-    /// What is refused.
-    pub what: Revoked,
-    /// When the last access token it can block has expired, largest leeway included; the entry may go then.
-    pub until: Timestamp,
-    /// When a refresh token of the session could last have been presented; equal to `until` for a single token.
-    pub refresh_until: Timestamp,
 }
 
 /// The longest leeway a provider may be configured with (RFC 7519 §4.1.4: "usually no more than a few minutes").

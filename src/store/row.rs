@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::{MAX_LEEWAY, NewSession, OnRollback, Revocation, Revoked, Rotation, RotationRules, Session, Unavailable};
 use crate::{
     clock::Timestamp,
-    types::{ClientId, Scopes, SessionId, Subject},
+    types::{ClientId, Position, Scopes, SessionId, Subject},
 };
 
 /// How many superseded generations are remembered: as many tabs as can sensibly race.
 const REMEMBERED: usize = 4;
 
 /// The version byte in front of every row. Another one is refused, never guessed at.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,12 +29,21 @@ pub(super) struct Row {
     absolute_expiry: Timestamp,
     /// The latest expiry of any access token that went out with this session.
     access_until: Timestamp,
+    /// Where the revocation log stood when it began.
+    began: Position,
     /// Once this is set, nothing else in the row moves: the revocation it stands for can be told again at any time.
-    revoked_at: Option<Timestamp>,
+    ended: Option<Ended>,
+}
+
+/// The revocation that ended a session: when, and its number in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ended {
+    pub(super) at: Timestamp,
+    pub(super) number: u64,
 }
 
 impl Row {
-    pub(super) fn open(new: &NewSession, now: Timestamp) -> Self {
+    pub(super) fn open(new: &NewSession, now: Timestamp, began: Position) -> Self {
         let absolute_expiry = now + new.absolute_lifetime;
         Self {
             client: new.client.as_str().into(),
@@ -45,15 +54,25 @@ impl Row {
             idle_expiry: (now + new.idle_lifetime).min(absolute_expiry),
             absolute_expiry,
             access_until: now + new.access_lifetime,
-            revoked_at: None,
+            began,
+            ended: None,
         }
     }
 
     /// The rotation table of the design, row by row in its order. Changes the row only where the outcome says so.
-    pub(super) fn rotate(&mut self, id: SessionId, presented: u32, rules: &RotationRules, now: Timestamp) -> Rotation {
+    /// `next` is the number of the log's next entry.
+    pub(super) fn rotate(
+        &mut self,
+        id: SessionId,
+        presented: u32,
+        rules: &RotationRules,
+        now: Timestamp,
+        next: u64,
+    ) -> Rotation {
+        let end = Ended { at: now, number: next };
         // Revoked comes first: a token that was revoked a moment ago must never fall into a grace.
         if self.is_revoked() {
-            return Rotation::Revoked(self.revoke(id, now));
+            return Rotation::Revoked(self.revoke(id, end, ""));
         }
         if now >= self.refresh_until() {
             return Rotation::Expired;
@@ -63,7 +82,7 @@ impl Row {
         }
         if presented < self.generation {
             if !self.within_grace(presented, rules, now) {
-                return Rotation::Reused(self.revoke(id, now));
+                return Rotation::Reused(self.revoke(id, end, "a used refresh token was presented again"));
             }
             self.access_goes_out(rules, now);
             return Rotation::Replayed(self.session(id));
@@ -74,22 +93,43 @@ impl Row {
                 self.superseded_at.clear();
                 self.advance(id, presented, rules, now)
             }
-            OnRollback::Relogin => Rotation::RolledBack(self.revoke(id, now)),
+            OnRollback::Relogin => Rotation::RolledBack(self.revoke(id, end, "the store had forgotten a rotation")),
         }
     }
 
     /// Ends the session; one that has ended answers how it did.
-    pub(super) fn revoke(&mut self, id: SessionId, now: Timestamp) -> Revocation {
-        self.revoked_at.get_or_insert(now);
+    pub(super) fn revoke(&mut self, id: SessionId, end: Ended, reason: &str) -> Revocation {
+        let Ended { at, number } = *self.ended.get_or_insert(end);
         Revocation {
-            what: Revoked::Session(id),
+            number,
+            at,
+            issuer: None,
+            what: Revoked::Session(id.to_string().into()),
             until: self.access_until + MAX_LEEWAY,
             refresh_until: self.refresh_until(),
+            lifts: false,
+            reason: reason.into(),
         }
     }
 
     pub(super) fn is_revoked(&self) -> bool {
-        self.revoked_at.is_some()
+        self.ended.is_some()
+    }
+
+    pub(super) fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    pub(super) fn client(&self) -> &str {
+        &self.client
+    }
+
+    pub(super) fn began(&self) -> Position {
+        self.began
+    }
+
+    pub(super) fn absolute_expiry(&self) -> Timestamp {
+        self.absolute_expiry
     }
 
     /// From when on the row may be forgotten: none of its refresh tokens can be presented any more, and no access token
@@ -105,6 +145,7 @@ impl Row {
             subject: Subject::new(&*self.subject),
             scopes: Scopes::from_values(self.scopes.split(' ').filter(|scope| !scope.is_empty())),
             generation: self.generation,
+            began: self.began,
         }
     }
 

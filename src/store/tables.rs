@@ -1,14 +1,22 @@
 //! The embedded store's tables, and its verbs upon them within one write transaction.
 
+use std::time::Duration;
+
 use redb::{ReadableTable as _, Table, TableDefinition, WriteTransaction};
 
 use super::{
-    NewSession, Presented, Revocation, Revoked, Rotation, RotationRules, Session, Swept, Unavailable,
-    row::{Row, decode, encode},
+    Lifted, NewRevocation, NewSession, Presented, Revocation, Revoked, Rotation, RotationRules, Session, Swept,
+    Unavailable,
+    row::{Ended, Row, decode, encode},
 };
-use crate::{clock::Timestamp, types::SessionId};
+use crate::{
+    clock::Timestamp,
+    types::{Position, SessionId},
+};
 
 type Id = &'static [u8; 16];
+/// The kind of an epoch, and its name; empty for everything.
+type Name = (&'static str, &'static str);
 
 const SESSIONS: TableDefinition<'_, Id, &[u8]> = TableDefinition::new("sessions");
 /// When which session may be forgotten.
@@ -17,13 +25,25 @@ const SESSION_EXPIRY: TableDefinition<'_, (u64, Id), ()> = TableDefinition::new(
 const REVOCATIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revocations");
 /// When which entry of it may be forgotten.
 const REVOCATION_EXPIRY: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("revocation_expiry");
-/// Single numbers: the format, and the log's next sequence number, which must not start again when the log is empty.
+/// Our own issuer's epochs, by kind and name: the last one's number in the log, and when it may be forgotten, since the last
+/// session that it ended would have ended by itself.
+const EPOCHS: TableDefinition<'_, Name, (u64, u64)> = TableDefinition::new("epochs");
+/// The same, by that time.
+const EPOCH_EXPIRY: TableDefinition<'_, (u64, Name), ()> = TableDefinition::new("epoch_expiry");
+/// Single numbers: the format, and what follows.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
 pub(super) const FORMAT: &str = "format";
-const NEXT_REVOCATION: &str = "next_revocation";
+/// Which log this is: when it began, in milliseconds, and 16 bits of chance.
+pub(super) const LIFE: &str = "life";
+/// The number of the log's last entry. It must not start again when the log is empty.
+pub(super) const LAST_REVOCATION: &str = "last_revocation";
+/// When the last session of all will have ended, if nothing ends it before.
+const LAST_SESSION_ENDS: &str = "last_session_ends";
+/// The longest that access tokens have ever lived, in milliseconds.
+const ACCESS_LIFETIME: &str = "access_lifetime";
 
 /// The format this code writes, and the only one it reads.
-pub(super) const CURRENT_FORMAT: u64 = 1;
+pub(super) const CURRENT_FORMAT: u64 = 2;
 
 /// Why a verb came to nothing.
 pub(super) enum Fault {
@@ -46,39 +66,54 @@ pub(super) struct Tables<'t> {
     session_expiry: Table<'t, (u64, Id), ()>,
     revocations: Table<'t, u64, &'static [u8]>,
     revocation_expiry: Table<'t, (u64, u64), ()>,
+    epochs: Table<'t, Name, (u64, u64)>,
+    epoch_expiry: Table<'t, (u64, Name), ()>,
     meta: Table<'t, &'static str, u64>,
     now: Timestamp,
+    position: Position,
+    appended: Vec<Revocation>,
     changed: bool,
 }
 
 impl<'t> Tables<'t> {
-    /// Opens the tables, and makes those that are not there.
-    pub(super) fn open(transaction: &'t WriteTransaction, now: Timestamp) -> Result<Self, redb::TableError> {
+    /// Opens the tables, and makes those that are not there. `position` is where the log stands.
+    pub(super) fn open(
+        transaction: &'t WriteTransaction,
+        now: Timestamp,
+        position: Position,
+    ) -> Result<Self, redb::TableError> {
         Ok(Self {
             sessions: transaction.open_table(SESSIONS)?,
             session_expiry: transaction.open_table(SESSION_EXPIRY)?,
             revocations: transaction.open_table(REVOCATIONS)?,
             revocation_expiry: transaction.open_table(REVOCATION_EXPIRY)?,
+            epochs: transaction.open_table(EPOCHS)?,
+            epoch_expiry: transaction.open_table(EPOCH_EXPIRY)?,
             meta: transaction.open_table(META)?,
             now,
+            position,
+            appended: Vec::new(),
             changed: false,
         })
     }
 
-    /// Marks a new file as ours.
+    /// Marks a new file as ours, and begins its log.
     pub(super) fn initialise(&mut self) -> Result<(), redb::StorageError> {
+        let [.., one, two] = *uuid::Uuid::now_v7().as_bytes();
+        self.meta.insert(LIFE, self.now.0 << 16 | u64::from(u16::from_be_bytes([one, two])))?;
         self.meta.insert(FORMAT, CURRENT_FORMAT).map(drop)
     }
 
-    /// Whether anything has been written.
-    pub(super) fn changed(&self) -> bool {
-        self.changed
+    /// Whether anything has been written, and what has been added to the log.
+    pub(super) fn close(self) -> (bool, Vec<Revocation>) {
+        (self.changed, self.appended)
     }
 
     pub(super) fn open_session(&mut self, new: &NewSession) -> Result<Session, Fault> {
         let id = SessionId::generate();
-        let row = Row::open(new, self.now);
+        let row = Row::open(new, self.now, self.position);
         self.put(id, None, &row)?;
+        self.at_least(LAST_SESSION_ENDS, row.absolute_expiry().0)?;
         Ok(row.session(id))
     }
 
@@ -89,46 +124,82 @@ impl<'t> Tables<'t> {
     pub(super) fn rotate(&mut self, presented: Presented, rules: &RotationRules) -> Result<Rotation, Fault> {
         let id = presented.session;
         let Some(mut row) = self.row(id)? else { return Ok(Rotation::Unknown) };
+        if !row.is_revoked() && self.logged_out(&row)? {
+            return Ok(Rotation::LoggedOut);
+        }
         let before = row.expires();
-        let rotation = row.rotate(id, presented.generation, rules, self.now);
+        let rotation = row.rotate(id, presented.generation, rules, self.now, self.position.number + 1);
         match &rotation {
             Rotation::Rotated(_) | Rotation::Replayed(_) => self.put(id, Some(before), &row)?,
             Rotation::Reused(revocation) | Rotation::RolledBack(revocation) => {
                 self.put(id, Some(before), &row)?;
-                self.append(revocation)?;
+                self.append(revocation.clone())?;
             }
-            Rotation::Revoked(_) | Rotation::Expired | Rotation::Unknown => {}
+            Rotation::Revoked(_) | Rotation::LoggedOut | Rotation::Expired | Rotation::Unknown => {}
         }
         Ok(rotation)
     }
 
-    pub(super) fn revoke_session(&mut self, id: SessionId) -> Result<Option<Revocation>, Fault> {
+    pub(super) fn revoke_session(&mut self, id: SessionId, reason: &str) -> Result<Option<Revocation>, Fault> {
         let Some(mut row) = self.row(id)? else { return Ok(None) };
         let (ended_before, expires_before) = (row.is_revoked(), row.expires());
-        let revocation = row.revoke(id, self.now);
+        let revocation = row.revoke(id, Ended { at: self.now, number: self.position.number + 1 }, reason);
         if !ended_before {
             self.put(id, Some(expires_before), &row)?;
-            self.append(&revocation)?;
+            self.append(revocation.clone())?;
         }
         Ok(Some(revocation))
     }
 
-    pub(super) fn revoke_token(&mut self, jti: Box<str>, until: Timestamp) -> Result<Revocation, Fault> {
-        let revocation = Revocation { what: Revoked::Token(jti), until, refresh_until: until };
-        self.append(&revocation)?;
+    pub(super) fn revoke(&mut self, new: NewRevocation) -> Result<Revocation, Fault> {
+        let NewRevocation { issuer, what, until, reason } = new;
+        let (number, at) = (self.position.number + 1, self.now);
+        if let (None, Some(name)) = (&issuer, epoch_name(&what)) {
+            let ends = self.meta.get(LAST_SESSION_ENDS)?.map_or(0, |at| at.value()).max(until.0);
+            self.forget_epoch(name)?;
+            self.epochs.insert(name, (number, ends))?;
+            self.epoch_expiry.insert((ends, name), ())?;
+        }
+        let revocation = Revocation { number, at, issuer, what, until, refresh_until: until, lifts: false, reason };
+        self.append(revocation.clone())?;
         Ok(revocation)
     }
 
-    pub(super) fn live_revocations(&self) -> Result<Vec<Revocation>, Fault> {
+    pub(super) fn lift(&mut self, number: u64, reason: Box<str>) -> Result<Lifted, Fault> {
+        let Some(lifted) = self.entry(number)?.filter(|entry| entry.until > self.now && !entry.lifts) else {
+            return Ok(Lifted::Unknown);
+        };
+        if let (None, Revoked::Session(_) | Revoked::Key(_)) = (&lifted.issuer, &lifted.what) {
+            return Ok(Lifted::Final(lifted.what));
+        }
+        if let (None, Some(name)) = (&lifted.issuer, epoch_name(&lifted.what)) {
+            self.forget_epoch(name)?;
+        }
+        self.revocations.remove(number)?;
+        self.revocation_expiry.remove((lifted.until.0, number))?;
+        let entry = Revocation { number: self.position.number + 1, at: self.now, lifts: true, reason, ..lifted };
+        self.append(entry.clone())?;
+        Ok(Lifted::Done(entry))
+    }
+
+    pub(super) fn log(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, Fault> {
         let mut live = Vec::new();
-        for entry in self.revocations.iter()? {
+        for entry in self.revocations.range(after.saturating_add(1)..)? {
             // One damaged entry fails the whole list: to serve without it would lift a revocation.
             let revocation: Revocation = decode(entry?.1.value()).map_err(Fault::Row)?;
             if revocation.until > self.now {
                 live.push(revocation);
             }
+            if live.len() == limit {
+                break;
+            }
         }
         Ok(live)
+    }
+
+    pub(super) fn longest_access_lifetime(&mut self, now: Duration) -> Result<Duration, Fault> {
+        let longest = self.at_least(ACCESS_LIFETIME, u64::try_from(now.as_millis()).unwrap_or(u64::MAX))?;
+        Ok(Duration::from_millis(longest))
     }
 
     pub(super) fn sweep(&mut self, limit: usize) -> Result<Swept, Fault> {
@@ -145,7 +216,13 @@ impl<'t> Tables<'t> {
             self.revocations.remove(number)?;
             swept.revocations += 1;
         }
-        self.changed |= swept != Swept::default();
+        let mut epochs = 0;
+        while epochs < limit {
+            let Some((kind, id)) = self.due_epoch(now)? else { break };
+            self.forget_epoch((&kind, &id))?;
+            epochs += 1;
+        }
+        self.changed |= swept != Swept::default() || epochs > 0;
         Ok(swept)
     }
 
@@ -168,14 +245,65 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Adds an entry to the revocation log.
-    fn append(&mut self, revocation: &Revocation) -> Result<(), Fault> {
+    fn entry(&self, number: u64) -> Result<Option<Revocation>, Fault> {
+        let Some(bytes) = self.revocations.get(number)? else { return Ok(None) };
+        decode(bytes.value()).map(Some).map_err(Fault::Row)
+    }
+
+    /// Adds an entry, which has the next number, to the revocation log.
+    fn append(&mut self, revocation: Revocation) -> Result<(), Fault> {
         self.changed = true;
-        let number = self.meta.get(NEXT_REVOCATION)?.map_or(0, |next| next.value());
-        self.meta.insert(NEXT_REVOCATION, number + 1)?;
-        self.revocations.insert(number, encode(revocation).as_slice())?;
+        let number = revocation.number;
+        self.position.number = number;
+        self.meta.insert(LAST_REVOCATION, number)?;
+        self.revocations.insert(number, encode(&revocation).as_slice())?;
         self.revocation_expiry.insert((revocation.until.0, number), ())?;
+        self.appended.push(revocation);
         Ok(())
+    }
+
+    fn due_epoch(&self, now: u64) -> Result<Option<(String, String)>, Fault> {
+        Ok(self.epoch_expiry.first()?.and_then(|(key, _)| {
+            let (at, (kind, id)) = key.value();
+            (at <= now).then(|| (kind.to_owned(), id.to_owned()))
+        }))
+    }
+
+    fn forget_epoch(&mut self, name: (&str, &str)) -> Result<(), Fault> {
+        let ends = self.epochs.remove(name)?.map(|epoch| epoch.value().1);
+        if let Some(ends) = ends {
+            self.epoch_expiry.remove((ends, name))?;
+        }
+        Ok(())
+    }
+
+    /// Whether one of our own epochs has ended whatever had begun when the session did.
+    fn logged_out(&self, row: &Row) -> Result<bool, Fault> {
+        for name in [("subject", row.subject()), ("client", row.client()), ("everything", "")] {
+            let epoch = self.epochs.get(name)?.map(|epoch| epoch.value().0);
+            if epoch.is_some_and(|number| row.began() < Position { life: self.position.life, number }) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Keeps the greatest number under a name; answers it.
+    fn at_least(&mut self, name: &'static str, number: u64) -> Result<u64, Fault> {
+        let before = self.meta.get(name)?.map_or(0, |number| number.value());
+        if number > before {
+            self.changed = true;
+            self.meta.insert(name, number)?;
+        }
+        Ok(before.max(number))
+    }
+}
+
+/// What an epoch is found by.
+fn epoch_name(what: &Revoked) -> Option<(&'static str, &str)> {
+    match what {
+        Revoked::Subject(_) | Revoked::Client(_) | Revoked::Everything => Some((what.kind(), what.id().unwrap_or(""))),
+        Revoked::Token(_) | Revoked::Session(_) | Revoked::Key(_) => None,
     }
 }
 

@@ -55,6 +55,7 @@ struct Series {
     tls_reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     revocation_entries: IntGaugeVec,
+    revocation_bytes: IntGauge,
     revocations: IntCounterVec,
     signing_keys: IntGaugeVec,
     signing_key_changes: IntCounterVec,
@@ -242,6 +243,10 @@ impl Metrics {
                 "Live entries of the access-token revocation table.",
                 &["kind"],
             )?,
+            revocation_bytes: add.keep(IntGauge::new(
+                "sidegate_revocation_bytes",
+                "About how much memory the access-token revocation table takes.",
+            )?)?,
             revocations: add.counters("sidegate_revocations_total", "Revocations made here, by cause.", &["cause"])?,
             signing_keys: add.gauges("sidegate_issuer_signing_keys", "The issuer's own keys, by state.", &["state"])?,
             signing_key_changes: add.counters(
@@ -334,18 +339,24 @@ impl Metrics {
         self.0.grants.with_label_values(&[grant, result]).inc();
     }
 
-    /// How many live entries the access-token revocation table has, by kind (`session`, `token`).
+    /// About how many bytes the access-token revocation table takes.
+    pub fn revocation_bytes(&self, bytes: usize) {
+        self.0.revocation_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// How many live entries the access-token revocation table has, by kind.
     pub fn revocation_entries(&self, kind: &'static str, entries: usize) {
         self.0.revocation_entries.with_label_values(&[kind]).set(i64::try_from(entries).unwrap_or(i64::MAX));
     }
 
-    /// A revocation was made. `cause`: `revoke_endpoint`, `reuse`, `rollback`, `user_gone`.
+    /// A revocation was made. `cause`: `revoke_endpoint`, `reuse`, `rollback`, `user_gone`, `disabled`, `admin_api`,
+    /// `command`.
     pub fn revocation_made(&self, cause: &'static str) {
         self.0.revocations.with_label_values(&[cause]).inc();
     }
 
     /// A refresh token was presented; `outcome`: `rotated`, `replayed`, `reused`, `rolled_back`, `revoked`,
-    /// `blacklisted` (refused without the store), `expired`, `unknown`, `forged`.
+    /// `logged_out` (an epoch has ended it), `blacklisted` (refused without the store), `expired`, `unknown`, `forged`.
     pub fn refresh(&self, outcome: &'static str) {
         self.0.refreshes.with_label_values(&[outcome]).inc();
     }

@@ -12,6 +12,7 @@ use std::{
 use quick_cache::{Weighter, unsync};
 
 use super::{Identity, keys::Key, verify::Proof};
+use crate::types::Credential;
 
 /// Verified tokens by their whole text, bounded by bytes.
 pub struct TokenCache {
@@ -37,6 +38,11 @@ impl Verified {
     pub fn new(proof: Proof, generation: u64) -> Self {
         let Proof { identity, key, generation: keys } = proof;
         Self { identity, key, seen_keys: Cell::new(keys), seen_generation: Cell::new(generation) }
+    }
+
+    /// What the token can be revoked by.
+    pub fn credential(&self) -> Credential<'_> {
+        self.identity.credential(&self.key)
     }
 }
 

@@ -96,7 +96,7 @@ pub(super) fn check_profile(provider: &Config, claims: &Map<String, Value>) -> R
 }
 
 /// The client in a token of Keycloak, Auth0 or Entra; of anybody by RFC 9068; of Okta; of Entra's first version.
-const CLIENT_CLAIMS: [&str; 4] = ["azp", "client_id", "cid", "appid"];
+pub(super) const CLIENT_CLAIMS: [&str; 4] = ["azp", "client_id", "cid", "appid"];
 
 pub(super) fn required_text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refused> {
     match claims.get(name) {

@@ -213,6 +213,11 @@ impl Verifier<'_> {
 }
 
 impl Key {
+    /// Its name (`kid`).
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
     /// A public key in the form `signature::ParsedPublicKey` reads for `algorithm`.
     pub(super) fn public(kid: Option<&str>, algorithm: Algorithm, key: ParsedPublicKey) -> Self {
         Self { kid: kid.map(Into::into), material: Material::Public(vec![(algorithm, key)]), digest: None }

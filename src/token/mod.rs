@@ -18,8 +18,11 @@ use serde_json::{Map, Value};
 
 use crate::{
     clock::Timestamp,
-    types::{IssuerUrl, Scopes},
+    types::{Credential, IssuerUrl, Scopes},
 };
+
+/// The claim in which a token of our own says where the revocation log stood when its session began.
+pub const BEGAN_CLAIM: &str = "sidegate_began";
 
 /// Who a verified token speaks for, and until when.
 #[derive(Clone, Debug)]
@@ -42,6 +45,31 @@ impl Identity {
     /// A claim that is a string.
     pub fn text(&self, claim: &str) -> Option<&str> {
         self.claims.get(claim).and_then(Value::as_str)
+    }
+
+    /// The client it was issued to.
+    fn client(&self) -> Option<&str> {
+        claims::CLIENT_CLAIMS.iter().find_map(|name| self.text(name))
+    }
+
+    /// What the token can be revoked by; `key` has signed it.
+    pub fn credential<'a>(&'a self, key: &'a keys::Key) -> Credential<'a> {
+        Credential {
+            issuer: &self.issuer,
+            token: self.text("jti"),
+            session: self.text("sid"),
+            subject: self.text("sub"),
+            client: self.client(),
+            key: key.kid(),
+            began: self.text(BEGAN_CLAIM),
+            dated: self.dated(),
+        }
+    }
+
+    /// When its user logged in, or else it was issued, in whole seconds since the epoch: rounded down.
+    fn dated(&self) -> Option<u64> {
+        let date = self.claims.get("auth_time").or_else(|| self.claims.get("iat"))?;
+        date.as_u64().or_else(|| date.as_f64().map(|seconds| seconds as u64))
     }
 
     /// The value at a path of object members; `None` where there is none.

@@ -471,6 +471,7 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
         "jwks_inline:",
         "hmac_secret:",
         "master_key:",
+        "admin.token",
         "file: signing.pem",
         "roles: [admin] }",
     ];

@@ -3,6 +3,7 @@
 mod answers;
 mod clients;
 mod keys;
+mod operators;
 mod refresh;
 mod revoke;
 mod start;
@@ -30,12 +31,15 @@ use http::{Request, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 use sidegate::{
     clock::{Clock, Timestamp},
-    issuer::{AccessToken, Client, Config, GrantType, Issuer, KeysConfig, OpenError, RefreshToken, SecretHash, User},
+    issuer::{
+        AccessToken, Cause, Client, Config, GrantType, Issuer, KeysConfig, OpenError, RefreshToken, RevokeError,
+        RevokeRequest, SecretHash, User,
+    },
     revocation::Revocations,
-    store::OnRollback,
+    store::{OnRollback, Revocation},
     telemetry::Metrics,
     token::Algorithm,
-    types::{Audience, ClientId, IssuerUrl, Scopes, Subject},
+    types::{Audience, ClientId, Credential, IssuerUrl, Scopes, Subject},
 };
 use tempfile::TempDir;
 
@@ -126,8 +130,24 @@ impl Rig {
     }
 
     fn is_revoked(&self, access_token: &str) -> bool {
-        let claims = claims(access_token);
-        self.revocations.is_revoked(self.issuer.url(), claims["sid"].as_str(), claims["jti"].as_str())
+        let (header, claims) = (part(access_token, 0), claims(access_token));
+        self.revocations.is_revoked(&Credential {
+            issuer: self.issuer.url(),
+            token: claims["jti"].as_str(),
+            session: claims["sid"].as_str(),
+            subject: claims["sub"].as_str(),
+            client: claims["client_id"].as_str(),
+            key: header["kid"].as_str(),
+            began: claims["sidegate_began"].as_str(),
+            dated: claims["iat"].as_u64(),
+        })
+    }
+
+    /// Revokes as an operator does.
+    async fn ban(&self, kind: &str, id: &str) -> Result<Revocation, RevokeError> {
+        let id = Some(id.to_owned()).filter(|id| !id.is_empty());
+        let request = RevokeRequest { kind: kind.into(), id, reason: "a test".into(), ..RevokeRequest::default() };
+        self.issuer.revoke(&request, Cause::AdminApi).await
     }
 
     /// The value of a counter or gauge, by its name and labels as they are exposed.
@@ -250,6 +270,7 @@ fn client(id: &str, secret_hash: Option<SecretHash>, grants: &[GrantType]) -> Cl
         grants: grants.to_vec(),
         scopes: Scopes::from_values(["read", "write"]),
         rotate: true,
+        disabled: false,
         access_token_lifetime: None,
     }
 }
@@ -301,5 +322,9 @@ fn config(data: &Path) -> Config {
             client("plain", Some(sha256("generated")), &[Password]),
         ],
         users: vec![alice, User { disabled: true, ..user("mallory", "open sesame") }],
+        others: vec![
+            (IssuerUrl::new("https://bounded.example"), Some(600 * SECOND)),
+            (IssuerUrl::new("https://unbounded.example"), None),
+        ],
     }
 }

@@ -13,6 +13,7 @@ mod floors;
 mod gateway;
 mod issuer;
 mod keys;
+mod operators;
 mod reading;
 mod revocation;
 mod server;

@@ -15,10 +15,10 @@ use std::{
 use sidegate::{
     clock::{Clock, Timestamp},
     store::{
-        DataFolder, MAX_LEEWAY, NewSession, OnRollback, OpenError, Presented, Revocation, Revoked, Rotation,
-        RotationRules, Session, Store, Swept,
+        DataFolder, Lifted, MAX_LEEWAY, NewRevocation, NewSession, OnRollback, OpenError, Presented, Revocation,
+        Revoked, Rotation, RotationRules, Session, Store, Swept,
     },
-    types::{ClientId, Scopes, SessionId, Subject},
+    types::{ClientId, IssuerUrl, Scopes, SessionId, Subject},
 };
 use tempfile::TempDir;
 
@@ -61,6 +61,16 @@ impl Rig {
 
     async fn session(&self) -> SessionId {
         self.store.open(new_session()).await.unwrap().id
+    }
+
+    /// All of the log that is live.
+    async fn log(&self) -> Vec<Revocation> {
+        self.store.revocations(0, 1000).await.unwrap()
+    }
+
+    async fn revoke(&self, what: Revoked, until: Timestamp) -> Revocation {
+        let new = NewRevocation { issuer: None, what, until, reason: "a test".into() };
+        self.store.revoke(new).await.unwrap()
     }
 
     async fn rotate(&self, session: SessionId, generation: u32) -> Rotation {
@@ -258,11 +268,14 @@ async fn reuse_revokes_the_session_until_its_last_access_token_is_gone() {
     let (access_until, refresh_until) = (rig.now() + 3600 * SECOND, rig.now() + 14 * DAY);
     rig.pass(61 * SECOND);
     let Rotation::Reused(revocation) = rig.rotate(id, 0).await else { panic!("not reused") };
-    let expected = Revocation { what: Revoked::Session(id), until: access_until + MAX_LEEWAY, refresh_until };
-    assert_eq!(revocation, expected);
-    assert_eq!(rig.store.live_revocations().await.unwrap(), [expected]);
+    assert_eq!(revocation.what, Revoked::Session(id.to_string().into()));
+    assert_eq!((revocation.number, revocation.at, revocation.lifts), (1, rig.now(), false));
+    assert_eq!((revocation.until, revocation.refresh_until), (access_until + MAX_LEEWAY, refresh_until));
+    assert_eq!(rig.log().await, std::slice::from_ref(&revocation));
+    rig.pass(SECOND);
     for generation in 0..3 {
-        assert_eq!(rig.rotate(id, generation).await, Rotation::Revoked(revocation.clone()));
+        let again = Revocation { reason: "".into(), ..revocation.clone() };
+        assert_eq!(rig.rotate(id, generation).await, Rotation::Revoked(again));
     }
 }
 
@@ -274,7 +287,7 @@ async fn a_replay_prolongs_what_a_revocation_must_reach() {
     rig.pass(30 * SECOND);
     assert_replayed(&rig.rotate(id, 0).await, 1);
     let until = rig.now() + 300 * SECOND + MAX_LEEWAY;
-    assert_eq!(rig.store.revoke_session(id).await.unwrap().unwrap().until, until);
+    assert_eq!(rig.store.revoke_session(id, "a test").await.unwrap().unwrap().until, until);
 }
 
 #[tokio::test]
@@ -282,7 +295,7 @@ async fn a_generation_from_the_future_means_a_rolled_back_store() {
     let rig = Rig::new();
     let id = rig.session().await;
     let Rotation::RolledBack(revocation) = rig.rotate(id, 3).await else { panic!("not rolled back") };
-    assert_eq!(rig.store.live_revocations().await.unwrap(), [revocation]);
+    assert_eq!(rig.log().await, [revocation]);
     assert!(matches!(rig.rotate(id, 0).await, Rotation::Revoked { .. }));
 
     let id = rig.session().await;
@@ -299,24 +312,142 @@ async fn revocation_beats_every_grace_and_is_idempotent() {
     let rig = Rig::new();
     let id = rig.session().await;
     assert_rotated(&rig.rotate(id, 0).await, 1);
-    let first = rig.store.revoke_session(id).await.unwrap().unwrap();
+    let first = rig.store.revoke_session(id, "a test").await.unwrap().unwrap();
     assert!(matches!(rig.rotate(id, 0).await, Rotation::Revoked { .. }));
     assert!(matches!(rig.rotate(id, 1).await, Rotation::Revoked { .. }));
     rig.pass(SECOND);
-    assert_eq!(rig.store.revoke_session(id).await.unwrap().unwrap(), first);
-    assert_eq!(rig.store.live_revocations().await.unwrap(), [first]);
-    assert_eq!(rig.store.revoke_session(SessionId::generate()).await.unwrap(), None);
+    let again = rig.store.revoke_session(id, "another reason").await.unwrap().unwrap();
+    assert_eq!(again, Revocation { reason: "another reason".into(), ..first.clone() });
+    assert_eq!(rig.log().await, [first]);
+    assert_eq!(rig.store.revoke_session(SessionId::generate(), "a test").await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn a_single_token_is_revoked_until_the_moment_named() {
     let rig = Rig::new();
     let until = rig.now() + 10 * SECOND;
-    let revocation = rig.store.revoke_token("jti-1", until).await.unwrap();
-    assert_eq!(revocation, Revocation { what: Revoked::Token("jti-1".into()), until, refresh_until: until });
-    assert_eq!(rig.store.live_revocations().await.unwrap(), [revocation]);
+    let revocation = rig.revoke(Revoked::Token("jti-1".into()), until).await;
+    assert_eq!((&revocation.what, revocation.until, revocation.number), (&Revoked::Token("jti-1".into()), until, 1));
+    assert_eq!(rig.log().await, [revocation]);
     rig.pass(10 * SECOND);
-    assert_eq!(rig.store.live_revocations().await.unwrap(), []);
+    assert_eq!(rig.log().await, []);
+}
+
+#[tokio::test]
+async fn an_epoch_ends_what_had_begun_and_nothing_that_begins_after_it() {
+    for what in [Revoked::Subject("alice".into()), Revoked::Client("app".into()), Revoked::Everything] {
+        let rig = Rig::new();
+        let (before, ended) = (rig.session().await, rig.session().await);
+        rig.store.revoke_session(ended, "a test").await.unwrap();
+        assert_rotated(&rig.rotate(before, 0).await, 1);
+        // A clock that is set back an hour has no say in it.
+        rig.set_back(3600 * SECOND);
+        let epoch = rig.revoke(what.clone(), rig.now() + 360 * SECOND).await;
+        for generation in 0..3 {
+            assert_eq!(rig.rotate(before, generation).await, Rotation::LoggedOut, "{what:?}");
+        }
+        assert!(matches!(rig.rotate(ended, 0).await, Rotation::Revoked(_)));
+        let after = rig.store.open(new_session()).await.unwrap();
+        assert_eq!(after.began.number, epoch.number);
+        assert_rotated(&rig.rotate(after.id, 0).await, 1);
+
+        // The entry for access tokens goes; what it ended stays ended for as long as a session could have lived.
+        let rig = rig.reopened();
+        rig.pass(13 * DAY);
+        rig.store.sweep(100).await.unwrap();
+        assert_eq!(rig.log().await, []);
+        assert_eq!(rig.rotate(before, 1).await, Rotation::LoggedOut, "{what:?}");
+        assert_rotated(&rig.rotate(after.id, 1).await, 2);
+    }
+}
+
+#[tokio::test]
+async fn an_epoch_reaches_its_subject_and_its_client_alone() {
+    let rig = Rig::new();
+    let other = NewSession { subject: Subject::new("bob"), client: ClientId::new("other"), ..new_session() };
+    let (alice, bob) = (rig.session().await, rig.store.open(other).await.unwrap().id);
+    let theirs = NewRevocation {
+        issuer: Some(IssuerUrl::new("https://elsewhere.example")),
+        what: Revoked::Everything,
+        until: rig.now() + 300 * SECOND,
+        reason: "another issuer's".into(),
+    };
+    rig.store.revoke(theirs).await.unwrap();
+    assert_rotated(&rig.rotate(alice, 0).await, 1);
+    // A subject of a client's name is not that client.
+    rig.revoke(Revoked::Subject("other".into()), rig.now() + 300 * SECOND).await;
+    assert_rotated(&rig.rotate(bob, 0).await, 1);
+    rig.revoke(Revoked::Subject("alice".into()), rig.now() + 300 * SECOND).await;
+    assert_eq!(rig.rotate(alice, 1).await, Rotation::LoggedOut);
+    assert_rotated(&rig.rotate(bob, 1).await, 2);
+}
+
+#[tokio::test]
+async fn what_can_be_undone_is_lifted_by_an_entry_of_its_own() {
+    let rig = Rig::new();
+    let id = rig.session().await;
+    let until = rig.now() + 300 * SECOND;
+    let session = rig.store.revoke_session(rig.session().await, "a test").await.unwrap().unwrap();
+    let key = rig.revoke(Revoked::Key("kid".into()), until).await;
+    let epoch = rig.revoke(Revoked::Subject("alice".into()), until).await;
+    let token = rig.revoke(Revoked::Token("jti".into()), until).await;
+    for number in [session.number, key.number] {
+        assert!(matches!(rig.store.lift(number, "no").await.unwrap(), Lifted::Final(_)));
+    }
+    assert_eq!(rig.store.lift(99, "no").await.unwrap(), Lifted::Unknown);
+    assert_eq!(rig.rotate(id, 0).await, Rotation::LoggedOut);
+    let Lifted::Done(lifted) = rig.store.lift(epoch.number, "the wrong alice").await.unwrap() else { panic!() };
+    assert_eq!((lifted.number, lifted.lifts, &lifted.what, lifted.until), (5, true, &epoch.what, until));
+    assert_rotated(&rig.rotate(id, 0).await, 1);
+    assert_eq!(rig.log().await, [session, key, token.clone(), lifted]);
+    for number in [epoch.number, 5] {
+        assert_eq!(rig.store.lift(number, "again").await.unwrap(), Lifted::Unknown);
+    }
+    rig.pass(300 * SECOND);
+    assert_eq!(rig.store.lift(token.number, "too late").await.unwrap(), Lifted::Unknown);
+}
+
+#[tokio::test]
+async fn whoever_follows_the_log_finds_all_of_it_in_its_order() {
+    let rig = Rig::new();
+    let tail = rig.store.tail().clone();
+    assert_eq!((tail.position().number, tail.after(0, 10)), (0, Some(Vec::new())));
+    let mut head = tail.head();
+    let mut all = Vec::new();
+    for n in 0..20 {
+        all.push(rig.revoke(Revoked::Token(format!("jti-{n}").into()), rig.now() + 300 * SECOND).await);
+        assert!(head.has_changed().unwrap(), "it is woken before the answer is out");
+        assert_eq!(head.borrow_and_update().number, n + 1);
+    }
+    let told =
+        |after, limit| tail.after(after, limit).map(|page| page.iter().map(|it| (**it).clone()).collect::<Vec<_>>());
+    assert_eq!(told(0, 100).unwrap(), all);
+    assert_eq!(told(7, 5).unwrap(), all[7..12]);
+    assert_eq!(told(20, 5).unwrap(), []);
+    assert_eq!(rig.store.revocations(7, 5).await.unwrap(), all[7..12]);
+
+    // What was before this process began is not in memory; the life goes on, and the numbers with it.
+    let life = tail.position().life;
+    drop(tail);
+    let rig = rig.reopened();
+    let tail = rig.store.tail().clone();
+    assert_eq!((tail.position().life, tail.position().number), (life, 20));
+    assert_eq!(tail.after(19, 10), None);
+    assert_eq!(tail.after(20, 10), Some(Vec::new()));
+    let next = rig.revoke(Revoked::Everything, rig.now() + 300 * SECOND).await;
+    assert_eq!(next.number, 21);
+    assert_eq!(tail.after(20, 10).unwrap().len(), 1);
+    assert_eq!(tail.after(19, 10), None);
+    assert_ne!(Rig::new().store.tail().position().life, life, "another store is another log");
+}
+
+#[tokio::test]
+async fn access_tokens_of_an_earlier_configuration_are_not_forgotten() {
+    let rig = Rig::new();
+    assert_eq!(rig.store.longest_access_lifetime(3600 * SECOND).await.unwrap(), 3600 * SECOND);
+    let rig = rig.reopened();
+    assert_eq!(rig.store.longest_access_lifetime(300 * SECOND).await.unwrap(), 3600 * SECOND);
+    assert_eq!(rig.store.longest_access_lifetime(7200 * SECOND).await.unwrap(), 7200 * SECOND);
 }
 
 #[tokio::test]
@@ -327,7 +458,7 @@ async fn a_sweep_takes_what_nothing_depends_on_in_small_steps() {
     }
     let kept = rig.session().await;
     let revoked = rig.session().await;
-    rig.store.revoke_session(revoked).await.unwrap();
+    rig.store.revoke_session(revoked, "a test").await.unwrap();
     assert_eq!(rig.store.sweep(100).await.unwrap(), Swept::default());
 
     rig.pass(360 * SECOND);
@@ -351,7 +482,7 @@ async fn a_session_past_its_end_can_be_revoked_while_an_access_token_of_it_lives
     let id = rig.store.open(short).await.unwrap().id;
     rig.pass(200 * SECOND);
     assert_eq!(rig.store.sweep(100).await.unwrap(), Swept::default());
-    assert!(rig.store.revoke_session(id).await.unwrap().is_some());
+    assert!(rig.store.revoke_session(id, "a test").await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -359,21 +490,21 @@ async fn everything_is_there_again_when_the_file_is_opened_again() {
     let rig = Rig::new();
     let (live, dead) = (rig.session().await, rig.session().await);
     assert_rotated(&rig.rotate(live, 0).await, 1);
-    let session = rig.store.revoke_session(dead).await.unwrap().unwrap();
-    let token = rig.store.revoke_token("jti-1", rig.now() + 60 * SECOND).await.unwrap();
+    let session = rig.store.revoke_session(dead, "a test").await.unwrap().unwrap();
+    let token = rig.revoke(Revoked::Token("jti-1".into()), rig.now() + 60 * SECOND).await;
 
     let rig = rig.reopened();
     assert_replayed(&rig.rotate(live, 0).await, 1);
     assert_rotated(&rig.rotate(live, 1).await, 2);
     assert!(matches!(rig.rotate(dead, 0).await, Rotation::Revoked { .. }));
-    assert_eq!(rig.store.live_revocations().await.unwrap(), [session, token]);
+    assert_eq!(rig.log().await, [session, token]);
 
     // The log's numbers go on where they were, though every entry has been swept.
     rig.pass(DAY);
     assert_eq!(rig.store.sweep(100).await.unwrap().revocations, 2);
-    let later = rig.store.revoke_token("jti-2", rig.now() + 60 * SECOND).await.unwrap();
+    let later = rig.revoke(Revoked::Token("jti-2".into()), rig.now() + 60 * SECOND).await;
     let rig = rig.reopened();
-    assert_eq!(rig.store.live_revocations().await.unwrap(), [later]);
+    assert_eq!(rig.log().await, [later]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -409,7 +540,7 @@ async fn a_verb_whose_caller_went_away_counts_all_the_same() {
     let rig = Rig::new();
     let id = rig.session().await;
     {
-        let revoking = rig.store.revoke_session(id);
+        let revoking = rig.store.revoke_session(id, "a test");
         tokio::pin!(revoking);
         // One poll puts it on its way; then the caller is gone.
         std::future::poll_fn(|cx| {
@@ -481,7 +612,7 @@ fn a_newer_format_is_refused_by_name() {
     transaction.commit().unwrap();
     drop(database);
     let error = Store::open_embedded(Arc::new(DataFolder::lock(folder.path()).unwrap()), Clock::System).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 7, .. }), "{error}");
+    assert!(matches!(error, OpenError::OtherFormat { found: 7, .. }), "{error}");
 }
 
 #[tokio::test]

@@ -73,6 +73,7 @@ fn check(
         grants: grants?,
         scopes: scopes?,
         rotate: rotate?,
+        disabled: raw.disabled.is_some_and(|flag| flag.0),
         access_token_lifetime: match lifetime {
             Some(lifetime) => Some(lifetime?),
             None => None,

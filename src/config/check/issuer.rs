@@ -86,6 +86,7 @@ pub(super) fn check(
             keys: keys?,
             clients: clients?,
             users: users?,
+            others: Vec::new(),
         })
     })();
     (config, facts)

@@ -8,9 +8,12 @@ use super::{
 };
 use crate::{
     admin,
-    config::{path::Path, raw, report::Report},
+    config::{file, path::Path, raw, report::Report},
     server::{config::Listener, in_the_way},
 };
+
+/// The shortest admin token, in bytes: 128 bits as hexadecimal digits.
+const MIN_TOKEN: usize = 32;
 
 /// Where the admin listener is unless the file says otherwise.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
@@ -70,11 +73,26 @@ fn check_admin(
     places: &mut Vec<Place>,
 ) -> Option<admin::Config> {
     let path = root.key("admin").key("address");
-    let text = raw.and_then(|raw::Mapping(raw)| raw.address);
+    let (text, token) = raw.map_or((None, None), |raw::Mapping(raw)| (raw.address, raw.token));
+    let token = token.map(|raw| {
+        let at = root.key("admin").key("token");
+        let token = file::secret(report, &at, raw)?;
+        let readable = token.expose().iter().all(|byte| matches!(byte, 0x21..=0x7e));
+        if token.expose().len() < MIN_TOKEN || !readable {
+            let mend = "`openssl rand -hex 32` makes one";
+            return report
+                .refuse(&at, format!("must be at least {MIN_TOKEN} printable characters without spaces; {mend}"));
+        }
+        Some(token)
+    });
     let written = text.is_some();
     let address = text.map_or(Some(ADMIN), |text| address(report, &path, &text))?;
     places.push(Place { path, address, written });
-    Some(admin::Config { address })
+    let token = match token {
+        Some(token) => Some(token?),
+        None => None,
+    };
+    Some(admin::Config { address, token })
 }
 
 /// What must, or should, not be offered beyond this machine.

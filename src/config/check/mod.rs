@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use values::{HOUR, bound, count, duration, size, word};
 
 use super::{Config, path::Path, raw, report::Report};
-use crate::{admin, gateway, server, telemetry::log};
+use crate::{admin, gateway, server, telemetry::log, token::provider::KeySource};
 
 /// Checks everything, in the order in which names are needed. `None` only when a fault has been reported.
 pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config> {
@@ -52,6 +52,9 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
     let (server, routes) = (server?, all(routes)?);
     tls::keep_apart(report, &root, &server.listeners, &routes);
     let terminators = server.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let providers = all(providers)?;
+    let others = providers.iter().filter(|provider| !matches!(provider.keys, KeySource::InternalIssuer));
+    let others = others.map(|it| (it.issuer.clone(), it.max_lifetime.map(|longest| longest + it.leeway))).collect();
     let certificate_headers = terminators.filter_map(|tls| tls.subject_header().cloned()).collect();
     Some(Config {
         server,
@@ -64,8 +67,8 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
             token_cache_bytes,
             realm,
         },
-        providers: all(providers)?,
-        issuer: if facts.present { Some(issuer?) } else { None },
+        providers,
+        issuer: if facts.present { Some(crate::issuer::Config { others, ..issuer? }) } else { None },
         admin: admin?,
         log: log?,
     })

@@ -79,6 +79,7 @@ shapes! {
     }
     Admin {
         address: Option<String>,
+        token: Option<SecretText>,
     }
     Tokens {
         max_bytes: Option<Scalar>,
@@ -242,6 +243,7 @@ shapes! {
         legacy_password_grant: Option<Flag>,
         scopes: List<String>,
         rotation: Option<String>,
+        disabled: Option<Flag>,
         access_token_lifetime: Option<Scalar>,
     }
     User {

@@ -11,7 +11,13 @@ use crate::issuer::{
     ledger::Cause,
     session::RefreshTokens,
 };
-use crate::token::verify::Proof;
+use crate::{
+    store::{NewRevocation, Revoked},
+    token::verify::Proof,
+};
+
+/// Why, for the log.
+const ASKED: &str = "its client asked for it";
 
 pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
     if request.method() != Method::POST {
@@ -48,24 +54,28 @@ async fn revoke_refresh_token(issuer: &Issuer, client: &Client, token: &str) -> 
         return if others { Err(not_yours()) } else { Ok(()) };
     };
     // Not the blacklist, which may know before the gateway does.
-    if issuer.ledger.is_revoked(Some(&presented.session.to_string()), None) {
+    if issuer.ledger.has(&Revoked::Session(presented.session.to_string().into())) {
         return Ok(());
     }
-    Ok(issuer.ledger.revoke_session(presented.session, Cause::RevokeEndpoint).await?)
+    issuer.ledger.revoke_session(presented.session, Cause::RevokeEndpoint, ASKED).await?;
+    Ok(())
 }
 
 /// Ends this one token; its session goes on.
 async fn revoke_access_token(issuer: &Issuer, client: &Client, token: &str) -> Result<(), Error> {
     // One that we would not let in anyway is as good as revoked.
-    let Ok(Proof { identity, .. }) = issuer.own.verify(token, issuer.clock.now()) else { return Ok(()) };
+    let Ok(Proof { identity, key, .. }) = issuer.own.verify(token, issuer.clock.now()) else { return Ok(()) };
     if identity.text("client_id") != Some(client.id.as_str()) {
         return Err(not_yours());
     }
     let Some(jti) = identity.text("jti") else { return Ok(()) };
-    if issuer.ledger.is_revoked(identity.text("sid"), Some(jti)) {
+    if issuer.ledger.is_revoked(&identity.credential(&key)) {
         return Ok(());
     }
-    Ok(issuer.ledger.revoke_token(jti, identity.expires_at, Cause::RevokeEndpoint).await?)
+    let what = Revoked::Token(jti.into());
+    let new = NewRevocation { issuer: None, what, until: identity.expires_at, reason: ASKED.into() };
+    issuer.ledger.revoke(new, Cause::RevokeEndpoint).await?;
+    Ok(())
 }
 
 /// §2.1: "the request is refused and the client is informed of the error".

@@ -14,7 +14,8 @@ pub(in crate::issuer) fn grant(issuer: &Issuer, client: &Client, form: &Form) ->
         return Err(Error::UnauthorizedClient);
     }
     let scopes = requested_scopes(form, &client.scopes)?;
+    let began = issuer.ledger.position();
     let subject = format!("{CLIENT_SUBJECT}{}", client.id);
-    let grant = Grant { subject: &subject, scopes: &scopes, session: None, claims: None };
+    let grant = Grant { subject: &subject, scopes: &scopes, session: None, began, claims: None };
     Granted::new(issuer, client, &grant, None, issuer.clock.now())
 }

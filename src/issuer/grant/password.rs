@@ -19,6 +19,7 @@ pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Fo
     let user = user.ok_or(Error::InvalidGrant("The username or the password is wrong."))?;
 
     let now = issuer.clock.now();
+    let position = issuer.ledger.position();
     let session = if client.grants.contains(&GrantType::RefreshToken) {
         let settings = &issuer.config.refresh_token;
         let new = NewSession {
@@ -37,6 +38,7 @@ pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Fo
     let grant = Grant {
         subject: user.subject.as_str(),
         scopes: &scopes,
+        began: session.as_ref().map_or(position, |session| session.began),
         session: session.map(|session| session.id),
         claims: Some(&user.claims),
     };

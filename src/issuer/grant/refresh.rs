@@ -52,13 +52,14 @@ pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Fo
             return Err(refused("rolled_back"));
         }
         Rotation::Revoked(_) => return Err(refused("revoked")),
+        Rotation::LoggedOut => return Err(refused("logged_out")),
         Rotation::Expired => return Err(refused("expired")),
         Rotation::Unknown => return Err(refused("unknown")),
     };
     // Asked on every refresh: a user who was disabled or removed loses the session, not only the next password.
     let Some(user) = issuer.users.active(&session.subject) else {
         tracing::warn!(session = %session.id, subject = %session.subject, "the session of a user who may not log in any more");
-        issuer.ledger.revoke_session(session.id, Cause::UserGone).await?;
+        issuer.ledger.revoke_session(session.id, Cause::UserGone, "its user is gone or disabled").await?;
         return Err(REFUSED);
     };
     let scopes = requested_scopes(form, &still_allowed(client, &session))?;
@@ -66,6 +67,7 @@ pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Fo
         subject: user.subject.as_str(),
         scopes: &scopes,
         session: Some(session.id),
+        began: session.began,
         claims: Some(&user.claims),
     };
     Granted::new(issuer, client, &grant, Some(issuer.refresh_tokens.issue(&session)), now)

@@ -343,6 +343,13 @@ impl Ring {
         Ok(self.list_of(&entries, now))
     }
 
+    /// The names of those that are revoked, while a token that one of them signed could still be shown.
+    pub(super) fn revoked(&self) -> Vec<String> {
+        let entries = self.entries();
+        let revoked = entries.iter().filter(|entry| entry.state == State::Revoked);
+        revoked.map(|entry| entry.kid.to_string()).collect()
+    }
+
     /// A line for each key.
     pub(super) fn list(&self) -> String {
         self.list_of(&self.entries(), self.clock.now())

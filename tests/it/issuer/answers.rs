@@ -21,9 +21,11 @@ async fn a_password_opens_a_session() {
     let expected = json!({
         "iss": URL, "aud": "api", "sub": "user-alice", "client_id": "app", "scope": "read write",
         "iat": START, "exp": START + 300, "sid": claims["sid"], "jti": claims["jti"], "roles": ["admin"],
+        "sidegate_began": claims["sidegate_began"],
     });
     assert_eq!(claims, expected, "a user's claims go under the issuer's, never over them");
     assert_ne!(claims["sid"], "none");
+    assert!(claims["sidegate_began"].as_str().unwrap().ends_with(".1"), "mallory is disabled: that is the first entry");
     assert_eq!(rig.metric("sidegate_issuer_grants_total{grant=\"password\",result=\"ok\"}"), 1);
 }
 
@@ -205,7 +207,7 @@ async fn the_log_tells_what_happened_and_no_secret() {
 
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
     let jti = claims(&third.access)["jti"].as_str().unwrap().to_owned();
-    for told in ["a used refresh token was presented again", &first.sid(), "an access token was revoked", &jti] {
+    for told in ["a used refresh token was presented again", &first.sid(), "cause=\"revoke_endpoint\"", &jti] {
         assert!(log.contains(told), "{told} is not in\n{log}");
     }
     let secrets = [&*first.refresh, &*second.refresh, &*third.refresh, &*first.access, &*second.access, &*third.access];

@@ -92,15 +92,15 @@ async fn what_a_revoked_key_has_signed_is_refused_from_then_on() {
     let first = rig.signing().await;
     rig.issuer.rotate_keys(false).unwrap();
     let next = rig.published().await.into_iter().find(|kid| *kid != first).unwrap();
-    rig.issuer.revoke_key(&first).unwrap();
+    rig.ban("key", &first).await.unwrap();
     assert!(!rig.verifies(&first));
     assert_eq!((rig.published().await, rig.signing().await), (vec![next.clone()], next.clone()));
     // With none that follows, another is made.
-    rig.issuer.revoke_key(&next).unwrap();
+    rig.ban("key", &next).await.unwrap();
     let third = rig.signing().await;
     assert_eq!(rig.published().await, [&*third]);
-    assert!(rig.issuer.revoke_key(&next).unwrap_err().to_string().contains("revoked already"));
-    assert!(rig.issuer.revoke_key("none").unwrap_err().to_string().contains("keys list"));
+    assert!(rig.ban("key", &next).await.unwrap_err().to_string().contains("revoked already"));
+    assert!(rig.ban("key", "none").await.unwrap_err().to_string().contains("keys list"));
     assert_eq!(rig.keys_in("revoked"), 2);
     // Known over a restart, for as long as a token of it could be about; and its private key is nowhere.
     let rig = rig.restarted(|_| {}).await;
@@ -251,7 +251,7 @@ async fn a_key_that_is_put_in_a_file_follows_the_one_before_it() {
     rig.later(DAY);
     assert_eq!(rig.signing().await, fourth);
     // One that has been revoked does not come back.
-    rig.issuer.revoke_key(&fourth).unwrap();
+    rig.ban("key", &fourth).await.unwrap();
     rig.later(SECOND);
     let rig = rig.restarted(|_| {}).await;
     rig.later(SECOND);

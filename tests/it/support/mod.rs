@@ -160,6 +160,11 @@ impl Sidegate {
         request(self.address(), "POST", path, &[headers, &[kind]].concat(), form.as_bytes())
     }
 
+    /// Where the admin listener is.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Asks the admin listener.
     pub(crate) fn admin(&self, path: &str) -> Answer {
         request(self.admin, "GET", path, &[], b"")

@@ -1,0 +1,230 @@
+//! What an operator can do over HTTP, who shows the admin token: see what is revoked, revoke, and lift.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq as _;
+
+use crate::{
+    clock::Timestamp,
+    issuer::{Cause, Issuer, RevokeError, RevokeRequest},
+    revocation::{Entry, Revocations},
+    store::{Revocation, Unavailable},
+    types::Secret,
+};
+
+/// Where it is.
+const PATH: &str = "/admin/revocations";
+/// The largest body, in bytes.
+const MAX_BODY: usize = 16 << 10;
+/// How many entries a page has unless it is said, and at the most.
+const PAGE: (usize, usize) = (100, 1000);
+
+/// What it works on.
+#[derive(Clone)]
+pub struct Api {
+    /// Who asks has to show this; without one nobody may.
+    pub token: Option<Secret>,
+    /// Who keeps the log, if that is here.
+    pub issuer: Option<Arc<Issuer>>,
+    /// What is in force here.
+    pub revocations: Arc<Revocations>,
+}
+
+/// Why a request is refused.
+enum Refusal {
+    NoToken,
+    WrongToken,
+    Method(&'static str),
+    NotFound,
+    NoLog,
+    Wrong(String),
+    Revoke(RevokeError),
+}
+
+impl From<RevokeError> for Refusal {
+    fn from(error: RevokeError) -> Self {
+        Self::Revoke(error)
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(error: Unavailable) -> Self {
+        Self::Revoke(error.into())
+    }
+}
+
+impl Api {
+    /// Whether a path is its own.
+    pub fn has(path: &str) -> bool {
+        path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Answers a request of its own.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        self.act(request).await.unwrap_or_else(Refusal::response)
+    }
+
+    async fn act(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
+        self.check_token(request.headers())?;
+        let (method, query) = (request.method().clone(), request.uri().query().unwrap_or_default().to_owned());
+        let rest = request.uri().path().strip_prefix(PATH).unwrap_or_default().to_owned();
+        match (rest.strip_prefix('/'), method) {
+            (None, Method::GET) => self.list(&query).await,
+            (None, Method::POST) => {
+                let issuer = self.issuer.as_ref().ok_or(Refusal::NoLog)?;
+                let asked: RevokeRequest = read(request).await?;
+                let revocation = issuer.revoke(&asked, Cause::AdminApi).await?;
+                Ok(answer(StatusCode::CREATED, &described(&revocation, issuer.url().as_str())))
+            }
+            (None, _) => Err(Refusal::Method("GET, POST")),
+            (Some(number), Method::DELETE) => {
+                let issuer = self.issuer.as_ref().ok_or(Refusal::NoLog)?;
+                let number = number.parse().map_err(|_| Refusal::NotFound)?;
+                let reason = parameter(&query, "reason").unwrap_or_else(|| "not said".into());
+                let revocation = issuer.lift(number, &reason, Cause::AdminApi).await?;
+                Ok(answer(StatusCode::OK, &described(&revocation, issuer.url().as_str())))
+            }
+            (Some(_), _) => Err(Refusal::Method("DELETE")),
+        }
+    }
+
+    /// RFC 6750 §2.1; compared in constant time, its length apart.
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let token = self.token.as_ref().ok_or(Refusal::NoToken)?;
+        let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(field), None) = (fields.next(), fields.next()) else { return Err(Refusal::WrongToken) };
+        let shown = field.as_bytes().split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+        let right = shown.is_some_and(|(_, shown)| bool::from(shown.ct_eq(token.expose())));
+        if right { Ok(()) } else { Err(Refusal::WrongToken) }
+    }
+
+    /// What is revoked: from the log where it is kept here, with its reasons; from memory elsewhere.
+    async fn list(&self, query: &str) -> Result<Response<Full<Bytes>>, Refusal> {
+        let number = |name, unless_said: u64| match parameter(query, name) {
+            None => Ok(unless_said),
+            Some(text) => text.parse().map_err(|_| Refusal::Wrong(format!("`{name}` is not a number"))),
+        };
+        let after = number("after", 0)?;
+        let limit = usize::try_from(number("limit", PAGE.0 as u64)?).unwrap_or(usize::MAX);
+        if limit == 0 || limit > PAGE.1 {
+            return Err(Refusal::Wrong(format!("`limit` must be from 1 to {}", PAGE.1)));
+        }
+        let (entries, last) = match &self.issuer {
+            Some(issuer) => {
+                let entries = issuer.revocations(after, limit).await?;
+                let url = issuer.url().as_str();
+                let last = entries.last().map(|last| last.number);
+                (entries.iter().map(|entry| described(entry, url)).collect::<Vec<_>>(), last)
+            }
+            None => {
+                let revocations = self.revocations.clone();
+                // It walks over all there is.
+                let listing = tokio::task::spawn_blocking(move || revocations.list(after, limit));
+                let entries = listing.await.unwrap_or_default();
+                (entries.iter().map(remembered).collect(), entries.last().map(|last| last.number))
+            }
+        };
+        let next = last.filter(|_| entries.len() == limit);
+        Ok(answer(StatusCode::OK, &json!({ "revocations": entries, "next": next })))
+    }
+}
+
+/// An entry in the words of the API. `own` is the issuer that keeps the log.
+pub fn described(entry: &Revocation, own: &str) -> Value {
+    let issuer = entry.issuer.as_ref().map_or(own, |issuer| issuer.as_str());
+    json!({
+        "number": entry.number,
+        "kind": entry.what.kind(),
+        "id": entry.what.id(),
+        "issuer": issuer,
+        "lifts": entry.lifts,
+        "reason": entry.reason,
+        "at": seconds(entry.at),
+        "until": seconds(entry.until),
+    })
+}
+
+/// The same, as far as memory knows.
+fn remembered(entry: &Entry) -> Value {
+    json!({
+        "number": entry.number,
+        "kind": entry.what.kind(),
+        "id": entry.what.id(),
+        "issuer": entry.issuer.as_str(),
+        "lifts": entry.lifts,
+        "until": seconds(entry.until),
+    })
+}
+
+/// Seconds since the epoch, as a JWT has them, with their fraction.
+fn seconds(at: Timestamp) -> f64 {
+    at.0 as f64 / 1000.0
+}
+
+async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+    let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
+    let body = body.map_err(|_| Refusal::Wrong(format!("the body is larger than {MAX_BODY} bytes, or broke off")))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| Refusal::Wrong(format!("the body: {error}")))
+}
+
+fn parameter(query: &str, name: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+impl Refusal {
+    fn response(self) -> Response<Full<Bytes>> {
+        let (status, error, text) = match &self {
+            Self::NoToken => (
+                StatusCode::FORBIDDEN,
+                "no_admin_token",
+                "set admin.token in the configuration, and show it as a bearer token".to_owned(),
+            ),
+            Self::WrongToken => {
+                (StatusCode::UNAUTHORIZED, "invalid_token", "show the admin token as a bearer token".to_owned())
+            }
+            Self::Method(allowed) => (StatusCode::METHOD_NOT_ALLOWED, "method", format!("only {allowed}")),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "an entry has a number".to_owned()),
+            Self::NoLog => (
+                StatusCode::CONFLICT,
+                "no_log",
+                "the revocation log is kept elsewhere: ask the gateway that this process follows".to_owned(),
+            ),
+            Self::Wrong(text) => (StatusCode::BAD_REQUEST, "invalid_request", text.clone()),
+            Self::Revoke(error) => match error {
+                RevokeError::Wrong(text) => (StatusCode::BAD_REQUEST, "invalid_request", text.clone()),
+                RevokeError::Unknown(text) => (StatusCode::NOT_FOUND, "not_found", text.clone()),
+                RevokeError::Final(text) | RevokeError::Keys(text) => (StatusCode::CONFLICT, "conflict", text.clone()),
+                RevokeError::Unavailable(error) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", error.to_string())
+                }
+            },
+        };
+        let mut response = answer(status, &json!({ "error": error, "error_description": text }));
+        let headers = response.headers_mut();
+        match self {
+            Self::WrongToken => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"sidegate admin\""));
+            }
+            Self::Method(allowed) => drop(headers.insert(header::ALLOW, HeaderValue::from_static(allowed))),
+            Self::Revoke(RevokeError::Unavailable(_)) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(format!("{body}\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
