@@ -8,6 +8,7 @@
 mod tokens;
 
 use std::{
+    collections::HashSet,
     hint::black_box,
     rc::Rc,
     sync::{
@@ -26,12 +27,14 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::Method;
 use serde_json::{Value, json};
 use sidegate::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     gateway::{
         authorize::authorize,
-        config::{Auth, ClaimRule, CloseStreams, HostPattern, Oddities, PathPattern, Route},
+        config::{Auth, ClaimRule, CloseStreams, HostPattern, Oddities, OnStale, PathPattern, Route},
         path, route,
     },
+    revocation::Revocations,
+    store::{Revocation, Revoked},
     token::{
         Identity,
         cache::{TokenCache, Verified},
@@ -40,7 +43,7 @@ use sidegate::{
         provider::{Config, KeySource, Profile},
         verify::{Provider, Verifier},
     },
-    types::{Audience, IssuerUrl, Scopes},
+    types::{Audience, Credential, IssuerUrl, Scopes},
 };
 use tokens::{AUDIENCE, ISSUER, TestKey};
 
@@ -110,6 +113,57 @@ fn verification(criterion: &mut Criterion) {
         group.bench_function("verify", |bencher| bencher.iter(|| verifier.verify(black_box(&token), now)));
         group.finish();
     }
+}
+
+/// What looking at a million revoked tokens costs, for one that is not among them and for one that is: ours; moka without a
+/// bound; and sets by the minute in which they expire, of which any may have it.
+fn revoked(criterion: &mut Criterion) {
+    const MILLION: u128 = 1_000_000;
+    let (issuer, until) = (IssuerUrl::new("http://localhost:3000"), Timestamp(u64::MAX));
+    let name = |n: u128| format!("{:032x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834));
+    let ours = Revocations::default();
+    let moka = moka::sync::Cache::<u128, Timestamp>::builder().build();
+    let mut minutes: [HashSet<u128>; 6] = Default::default();
+    for n in 0..MILLION {
+        let (jti, number, at, reason) = (name(n), n as u64, Timestamp(0), "".into());
+        let (bits, what) = (u128::from_str_radix(&jti, 16).unwrap(), Revoked::Token(jti.into()));
+        let entry = Revocation { number, at, issuer: None, what, until, refresh_until: until, lifts: false, reason };
+        ours.insert(&issuer, 1, &entry);
+        moka.insert(bits, until);
+        minutes[(n % 6) as usize].insert(bits);
+    }
+    moka.run_pending_tasks();
+    let issuer = &issuer;
+    let token = |jti| Credential {
+        issuer,
+        token: Some(jti),
+        session: Some("AaITC5ZtdF-Nqr68eElk9Q"),
+        subject: Some("alice"),
+        client: Some("app"),
+        key: Some("k1"),
+        began: Some("1a213066da128f8.17"),
+        dated: Some(1_800_000_000),
+    };
+    let names: Vec<_> = (0..MILLION).step_by(997).map(name).collect();
+    let others: Vec<_> = (MILLION..2 * MILLION).step_by(997).map(name).collect();
+    let mut group = criterion.benchmark_group("revoked, of a million");
+    for (which, names) in [("one that is not", &others), ("one that is", &names)] {
+        let bits: Vec<_> = names.iter().map(|jti| u128::from_str_radix(jti, 16).unwrap()).collect();
+        let (mut next, mut next_bits) = (names.iter().cycle(), bits.iter().cycle());
+        group.bench_function(format!("{which}, ours"), |bencher| {
+            bencher.iter(|| ours.is_revoked(black_box(&token(next.next().unwrap()))));
+        });
+        group.bench_function(format!("{which}, moka"), |bencher| {
+            bencher.iter(|| moka.contains_key(black_box(next_bits.next().unwrap())));
+        });
+        group.bench_function(format!("{which}, sets by the minute"), |bencher| {
+            bencher.iter(|| {
+                let bits = black_box(next_bits.next().unwrap());
+                minutes.iter().any(|minute| minute.contains(bits))
+            });
+        });
+    }
+    group.finish();
 }
 
 /// Looks a token up.
@@ -188,6 +242,7 @@ fn any_route(path: PathPattern) -> Route {
         forward_token: true,
         legacy_query_token: false,
         close_streams: CloseStreams::OnRevocation,
+        on_stale: OnStale::Serve,
         cors: None,
         allow_paths: Oddities::default(),
         max_body_bytes: None,
@@ -242,5 +297,5 @@ fn policy(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(decision, verification, cache, paths, routes, policy);
+criterion_group!(decision, verification, revoked, cache, paths, routes, policy);
 criterion_main!(decision);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::{
     runtime::{Builder, Handle},
@@ -24,10 +24,10 @@ use crate::{
     gateway::{self, Gateway},
     http::{Body, HeadFault, Peer, RequestBody},
     issuer::{self, Cause, Endpoint, Issuer, MAX_FORM_BYTES, RevokeRequest},
-    revocation::Revocations,
+    revocation::{Feed, Revocations},
     server::{self, BindError, Bound, Handler, Pulse, Server, tls::FileWatch},
     store::Revocation,
-    telemetry::{Decision, KeyMetrics, Metrics, Outcome, Recorder, log},
+    telemetry::{Decision, FeedMetrics, KeyMetrics, Metrics, Outcome, Recorder, log},
     token::{
         live::LiveKeys,
         provider::{KeySource, OnStart},
@@ -51,6 +51,9 @@ pub enum Error {
     /// What is needed to ask others could not be had.
     #[error("the keys of the provider {0} cannot be fetched: {1}")]
     Client(Arc<str>, String),
+    /// What is needed to follow the revocation log could not be had.
+    #[error("the revocation feed cannot be followed: {0}")]
+    Feed(String),
     /// A series could not be registered.
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -60,6 +63,9 @@ pub enum Error {
 const CONTROL_THREADS: usize = 2;
 /// How often expired sessions and revocations are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often a table that follows a log is swept and measured.
+const TABLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether the time for another signing key has come.
 const KEYS_INTERVAL: Duration = Duration::from_millis(500);
@@ -113,6 +119,8 @@ pub struct App {
     health: Health,
     listening: Listening,
     drain_delay: Duration,
+    issuer: Option<Arc<Issuer>>,
+    feed: Option<Arc<Feed>>,
     background: tokio::task::JoinSet<()>,
 }
 
@@ -140,7 +148,9 @@ impl App {
         let health = Health::new(metrics.clone());
         let (admin_socket, admin_address) = server::bind_address(config.admin.address)?;
         let bound = config.server.listeners.iter().map(server::bind).collect::<Result<Vec<_>, _>>()?;
-        let revocations = Arc::new(Revocations::default());
+        let revocations = Arc::new(Revocations::with_alarm(config.revocations_alarm));
+        // There is nothing to forget yet: it learns what time it is, and how fast that goes.
+        revocations.sweep(clock.now());
         let issuer = match &config.issuer {
             Some(issuer) => {
                 Some(Issuer::open(issuer.clone(), clock.clone(), revocations.clone(), metrics.clone()).await?)
@@ -158,18 +168,37 @@ impl App {
         // Before there is anything to serve: who waits for keys is alive, and says that it is not ready.
         let pulse = Arc::new(OnceLock::<Pulse>::new());
         let (beat, probes, scraped) = (pulse.clone(), health.clone(), metrics.clone());
-        let api = Api { token: config.admin.token.clone(), issuer: issuer.clone(), revocations: revocations.clone() };
+        let feed = match config.revocation_feed {
+            Some(feed) => {
+                let made = Feed::new(feed, revocations.clone(), clock.clone(), FeedMetrics::new(&metrics));
+                Some(made.map_err(Error::Feed)?)
+            }
+            None => None,
+        };
+        let api = Api {
+            token: config.admin.token.clone(),
+            issuer: issuer.clone(),
+            revocations: revocations.clone(),
+            feed: feed.clone(),
+        };
         background.spawn(async move {
             let slowest = move || beat.get().map(Pulse::slowest).unwrap_or_default();
             let Err(error) = admin::serve(admin_socket, probes, scraped, api, slowest).await;
             tracing::error!(%error, "the admin listener failed");
         });
         verifier.remotes().for_each(|remote| drop(background.spawn(remote.clone().run())));
+        if let Some(feed) = &feed {
+            background.spawn(feed.clone().run());
+            background.spawn(tend_table(revocations.clone(), clock.clone(), metrics.clone()));
+        }
         wait_for_keys(&verifier).await;
+        if let Some(feed) = &feed {
+            feed.loaded().await;
+        }
         let gateway = Arc::new(Gateway::new(
             config.gateway,
             verifier,
-            revocations,
+            (revocations, feed.as_ref().map(|feed| feed.freshness().clone())),
             clock,
             metrics.clone(),
             demo,
@@ -185,6 +214,7 @@ impl App {
         // There is nobody else to set it.
         let _ = pulse.set(server.pulse());
         background.spawn(FileWatch::new(&config.server.listeners, &metrics).run());
+        let followed = issuer.clone();
         if let (Some(issuer), Some(commands)) = (issuer, commands) {
             background.spawn(tend_keys(issuer.clone()));
             let told = issuer.clone();
@@ -205,7 +235,8 @@ impl App {
             });
         }
         health.ready();
-        Ok(Self { server, health, listening, drain_delay: config.server.drain_delay, background })
+        let drain_delay = config.server.drain_delay;
+        Ok(Self { server, health, listening, drain_delay, issuer: followed, feed, background })
     }
 
     /// Where it listens.
@@ -218,7 +249,15 @@ impl App {
         self.health.draining();
         tracing::info!("draining");
         tokio::time::sleep(self.drain_delay).await;
+        // Who follows asks somebody else, or again when there is one; until then it knows what it knows.
+        if let Some(issuer) = &self.issuer {
+            issuer.dismiss_followers();
+        }
         self.server.drain().await;
+        if let Some(feed) = self.feed.take() {
+            // A panic there has been logged.
+            let _ = tokio::task::spawn_blocking(move || feed.save()).await;
+        }
         self.background.shutdown().await;
         tracing::info!("drained");
     }
@@ -230,6 +269,17 @@ impl App {
         let mut out = io::stdout().lock();
         // Where nobody reads standard output any more, nobody misses it.
         let _ = self.listening.print(&mut text).and_then(|()| out.write_all(&text)).and_then(|()| out.flush());
+    }
+}
+
+/// Forgets what is no longer revoked because it has expired, where no issuer does that.
+async fn tend_table(revocations: Arc<Revocations>, clock: Clock, metrics: Metrics) {
+    loop {
+        let (table, now) = (revocations.clone(), clock.now());
+        // It takes some milliseconds for a million. A panic there has been logged.
+        let _ = tokio::task::spawn_blocking(move || table.sweep(now)).await;
+        revocations.report(&metrics);
+        tokio::time::sleep(TABLE_INTERVAL).await;
     }
 }
 
@@ -406,6 +456,9 @@ impl Front {
         let response = match Limited::new(body, MAX_FORM_BYTES).collect().await {
             Ok(form) => {
                 let (issuer, request) = (issuer.clone(), Request::from_parts(head, form.to_bytes()));
+                if endpoint == Endpoint::Feed {
+                    return self.feed(&issuer, &request, started);
+                }
                 match self.control.spawn(async move { issuer.handle(endpoint, request).await }).await {
                     Ok(response) => response,
                     Err(error) => {
@@ -423,6 +476,34 @@ impl Front {
         let status = response.status();
         let outcome = Outcome { route: Some(0), decision: Decision::Answered, reason: "issuer", status };
         self.recorder.request_ended(&method, outcome, started.elapsed());
+        response
+    }
+}
+
+impl Front {
+    /// Has a process follow the revocation log. The log is read on the issuer's runtime.
+    fn feed(
+        &self,
+        issuer: &Arc<Issuer>,
+        request: &Request<bytes::Bytes>,
+        started: std::time::Instant,
+    ) -> Response<Body> {
+        let _issuers = self.control.enter();
+        let response = match issuer.follow(request) {
+            Ok(pieces) => {
+                let mut response = Response::new(Body::from(pieces));
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+                // Nobody on the way shall keep, change or gather what must arrive at once.
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+                headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+                response
+            }
+            Err(refusal) => refusal.map(Body::from),
+        };
+        let outcome =
+            Outcome { route: Some(0), decision: Decision::Answered, reason: "feed", status: response.status() };
+        self.recorder.request_ended(request.method(), outcome, started.elapsed());
         response
     }
 }

@@ -206,9 +206,27 @@ impl Body {
     }
 }
 
-impl<T: Into<Bytes>> From<T> for Body {
-    fn from(text: T) -> Self {
-        Self::Own(Some(text.into()).filter(|bytes| !bytes.is_empty()))
+/// A body that somebody else writes, piece by piece, and ends by letting go of the other side.
+struct Written(tokio::sync::mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Written {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+impl From<tokio::sync::mpsc::Receiver<Bytes>> for Body {
+    fn from(pieces: tokio::sync::mpsc::Receiver<Bytes>) -> Self {
+        Self::Streamed(Box::pin(Written(pieces)))
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(text: Bytes) -> Self {
+        Self::Own(Some(text).filter(|bytes| !bytes.is_empty()))
     }
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, Chromium, a Python
+# Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, nginx, Chromium, a Python
 # environment with Authlib, grpcio, websockets and nanoidp, oauth4webapi and two issuers for Node.js, kubectl, promtool,
 # cargo-deny. Everything but Debian's packages goes under target/test-tools and tests/clients/node/node_modules. Run again, it
 # finds its work done and says nothing.
@@ -49,6 +49,7 @@ mkdir -p "$tools/bin"
 have curl || apt curl ca-certificates
 have openssl || apt openssl
 have h2load || apt nghttp2-client
+have nginx || apt nginx-light
 have chromium || apt chromium
 have python3 || apt python3 python3-venv
 have node && have npm || apt nodejs npm

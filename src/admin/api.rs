@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq as _;
 use crate::{
     clock::Timestamp,
     issuer::{Cause, Issuer, RevokeError, RevokeRequest},
-    revocation::{Entry, Revocations},
+    revocation::{Entry, Feed, Revocations},
     store::{Revocation, Unavailable},
     types::Secret,
 };
@@ -33,6 +33,8 @@ pub struct Api {
     pub issuer: Option<Arc<Issuer>>,
     /// What is in force here.
     pub revocations: Arc<Revocations>,
+    /// Where they come from, if they are made elsewhere.
+    pub feed: Option<Arc<Feed>>,
 }
 
 /// Why a request is refused.

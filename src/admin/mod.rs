@@ -103,6 +103,9 @@ where
                 Ok::<_, Infallible>(if Api::has(request.uri().path()) {
                     api.answer(request).await
                 } else {
+                    if let Some(feed) = &api.feed {
+                        feed.report();
+                    }
                     answer(&request, &health, &metrics, &slowest_worker)
                 })
             });

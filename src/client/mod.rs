@@ -3,8 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::{Url, redirect::Policy};
+
+use crate::types::Secret;
 
 /// How we introduce ourselves.
 const USER_AGENT: &str = concat!("Sidegate/", env!("CARGO_PKG_VERSION"));
@@ -67,10 +69,13 @@ impl Client {
     /// # Errors
     /// When the system has no resolver, or TLS cannot be set up.
     pub fn new(tls: &Arc<rustls::ClientConfig>, timeout: Duration) -> Result<Self, String> {
-        reqwest::Client::builder()
+        Self::build(reqwest::Client::builder().timeout(timeout), tls)
+    }
+
+    fn build(builder: reqwest::ClientBuilder, tls: &Arc<rustls::ClientConfig>) -> Result<Self, String> {
+        builder
             .tls_backend_preconfigured(rustls::ClientConfig::clone(tls))
             .user_agent(USER_AGENT)
-            .timeout(timeout)
             .redirect(Policy::custom(|attempt| {
                 let from = attempt.previous().last().map(Url::origin);
                 if attempt.previous().len() > MAX_REDIRECTS || from != Some(attempt.url().origin()) {
@@ -84,6 +89,32 @@ impl Client {
             .build()
             .map(Self)
             .map_err(|error| chain(&error))
+    }
+
+    /// A client for answers that go on: `timeout` is for the way to them, and nothing bounds how long they last.
+    ///
+    /// # Errors
+    /// When the system has no resolver, or TLS cannot be set up.
+    pub fn streaming(tls: &Arc<rustls::ClientConfig>, timeout: Duration) -> Result<Self, String> {
+        Self::build(reqwest::Client::builder().connect_timeout(timeout), tls)
+    }
+
+    /// Asks for an answer that goes on, with a bearer token. Who asks bounds the wait for its head, and for each piece.
+    ///
+    /// # Errors
+    /// When there is no answer, or another than 200.
+    pub async fn open(&self, url: &str, bearer: &Secret) -> Result<Stream, FetchError> {
+        let credential = [b"Bearer ", bearer.expose()].concat();
+        let mut credential = HeaderValue::from_maybe_shared(bytes::Bytes::from(credential))
+            .map_err(|_| FetchError::Broken("the credential cannot be sent".into()))?;
+        credential.set_sensitive(true);
+        let request = self.0.get(url).header(header::AUTHORIZATION, credential);
+        let response = request.send().await.map_err(failed)?;
+        match response.status() {
+            StatusCode::OK => Ok(Stream(response)),
+            status if status.is_redirection() => Err(FetchError::Redirected),
+            status => Err(FetchError::Status(status.as_u16())),
+        }
     }
 
     /// Asks for a document of up to `most` bytes.
@@ -111,6 +142,20 @@ impl Client {
             body.extend_from_slice(&piece);
         }
         Ok(Document { body, fresh_for })
+    }
+}
+
+/// An answer that goes on.
+#[derive(Debug)]
+pub struct Stream(reqwest::Response);
+
+impl Stream {
+    /// What comes next; `None` at its end.
+    ///
+    /// # Errors
+    /// When it breaks.
+    pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, FetchError> {
+        self.0.chunk().await.map_err(failed)
     }
 }
 

@@ -20,7 +20,7 @@ pub use error::{Errors, Position, Problem};
 use marks::Marks;
 use report::Report;
 
-use crate::{admin, gateway, issuer, server, telemetry, token};
+use crate::{admin, gateway, issuer, revocation, server, telemetry, token};
 
 /// The largest configuration that is read, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
@@ -36,6 +36,10 @@ pub struct Config {
     pub providers: Vec<token::provider::Config>,
     /// The internal issuer, where there is one.
     pub issuer: Option<issuer::Config>,
+    /// The revocation log that is followed, where it is kept by another process.
+    pub revocation_feed: Option<revocation::FeedConfig>,
+    /// With how many revoked tokens, sessions and the like somebody should look at it.
+    pub revocations_alarm: usize,
     /// The admin listener.
     pub admin: admin::Config,
     /// Logging.

@@ -58,6 +58,8 @@ pub struct Route {
     pub legacy_query_token: bool,
     /// When what is still under way ends with the token that began it.
     pub close_streams: CloseStreams,
+    /// What happens while it is not known what was revoked of late.
+    pub on_stale: OnStale,
     /// Who may call from a browser.
     pub cors: Option<Cors>,
     /// How large a request's body may be, in bytes; `None` sets no bound.
@@ -152,6 +154,15 @@ pub enum CloseStreams {
     OnRevocation,
     /// Not at all: who was let in may stay.
     Never,
+}
+
+/// What a route does while the revocations that are known are too old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStale {
+    /// Tokens are let in that are not known to be revoked.
+    Serve,
+    /// Nobody's token is.
+    Refuse,
 }
 
 /// A host name, or all names below one.

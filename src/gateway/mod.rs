@@ -35,7 +35,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use self::{
     authenticate::Authenticator,
     authorize::authorize,
-    config::{Config, Oddities, Route},
+    config::{Auth, Config, Oddities, OnStale, Route},
     headers::Reserved,
     path::Ambiguous,
     rate::RateLimits,
@@ -49,7 +49,7 @@ use self::{
 use crate::{
     clock::Clock,
     http::{Body, Peer, RequestBody},
-    revocation::Revocations,
+    revocation::{Freshness, Revocations},
     telemetry::{Decision, Metrics, Outcome, Recorder, log},
     token::{cache::TokenCache, verify::Verifier},
 };
@@ -65,6 +65,8 @@ pub struct Gateway {
     _care: Care,
     verifier: Arc<Verifier>,
     revocations: Arc<Revocations>,
+    /// Up to when they are known; `None` where they are made here.
+    freshness: Option<Arc<Freshness>>,
     clock: Clock,
     metrics: Metrics,
     /// Which requests get a line in the log.
@@ -77,12 +79,12 @@ const STREAMS_INTERVAL: Duration = Duration::from_millis(200);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Gateway {
-    /// Puts a gateway together. `demo` is where the built-in page listens, if an upstream is that. Must be called on the
+    /// Puts a gateway together. `revocations` come with how fresh they are, where another process makes them. `demo` is where the built-in page listens, if an upstream is that. Must be called on the
     /// control runtime, which looks after the upstreams.
     pub fn new(
         config: Config,
         verifier: Verifier,
-        revocations: Arc<Revocations>,
+        (revocations, freshness): (Arc<Revocations>, Option<Arc<Freshness>>),
         clock: Clock,
         metrics: Metrics,
         demo: Option<SocketAddr>,
@@ -102,10 +104,16 @@ impl Gateway {
             _care: care,
             verifier,
             revocations,
+            freshness,
             clock,
             metrics,
             log,
         }
+    }
+
+    /// Whether too little is known of what was revoked of late.
+    fn is_stale(&self) -> bool {
+        self.freshness.as_ref().is_some_and(|freshness| freshness.is_stale())
     }
 
     /// Whether it limits how many requests come through, so that [`Gateway::prune`] has something to do.
@@ -268,6 +276,9 @@ impl Worker {
         let proxies = &gateway.config.trusted_proxies;
         let address = |headers: &HeaderMap| headers::client_address(headers, peer, proxies);
         gateway.rates.count_anonymous(index, || address(request.headers())).map_err(Rejection::RateLimited)?;
+        if route.on_stale == OnStale::Refuse && route.auth != Auth::None && gateway.is_stale() {
+            return Err(Rejection::Stale);
+        }
         let mut uri = std::mem::take(request.uri_mut());
         let identity = self.authenticator.authenticate(route, request.headers(), &mut uri, &self.recorder).await?;
         let who = identity.as_deref().map(|verified| &verified.identity);

@@ -44,6 +44,8 @@ pub(super) enum Rejection {
     TwoTokens,
     /// The token is no good.
     Token(Refused),
+    /// What was revoked of late is not known, and the route wants that.
+    Stale,
     /// The token is good, but not for this route; with the scopes the route asks for.
     Denied(Denial, Scopes),
     /// The request was let through, and the upstream failed it.
@@ -79,6 +81,7 @@ impl Rejection {
             Self::NotBearer => "not_bearer",
             Self::TwoTokens => "two_tokens",
             Self::Token(refused) => refused.reason(),
+            Self::Stale => "revocations_stale",
             Self::Denied(Denial::Anonymous, _) => "no_token",
             Self::Denied(Denial::WrongProvider, _) => "provider_wrong",
             Self::Denied(Denial::WrongAudience, _) => "audience_wrong",
@@ -142,6 +145,11 @@ impl Rejection {
             Self::NotBearer => Answer { description: "This needs an access token, by the Bearer scheme.", ..no_token },
             Self::TwoTokens => invalid_request("The request carries more than one access token."),
             // Nothing is known against the token.
+            Self::Stale => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "What was revoked of late is not known here.",
+            ),
             Self::Token(Refused::KeysUnavailable) => answer(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "temporarily_unavailable",
@@ -216,6 +224,7 @@ impl Rejection {
                 )
             }
             Self::Token(Refused::KeysUnavailable)
+            | Self::Stale
             | Self::BadHead(_)
             | Self::BadHandshake
             | Self::BadHost

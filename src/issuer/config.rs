@@ -24,6 +24,8 @@ pub struct Config {
     pub master_key: Option<Secret>,
     /// How its signing keys follow each other.
     pub keys: KeysConfig,
+    /// What processes show that follow the revocation log; `None`: nobody may.
+    pub feed_credential: Option<Secret>,
     /// Who may ask for tokens.
     pub clients: Vec<Client>,
     /// Who may log in.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     revocation::{Blacklist, Revocations},
     store::{
         Lifted, NewRevocation, NewSession, Presented, Revocation, Revoked, Rotation, RotationRules, Session, Store,
@@ -31,6 +31,7 @@ struct Inner {
     store: Store,
     revocations: Arc<Revocations>,
     blacklist: Blacklist,
+    clock: Clock,
     metrics: Metrics,
 }
 
@@ -73,9 +74,10 @@ impl Ledger {
         store: Store,
         revocations: Arc<Revocations>,
         blacklist: Blacklist,
+        clock: Clock,
         metrics: Metrics,
     ) -> Self {
-        Self(Arc::new(Inner { url, store, revocations, blacklist, metrics }))
+        Self(Arc::new(Inner { url, store, revocations, blacklist, clock, metrics }))
     }
 
     /// Tells memory of every live revocation, so that nothing that was revoked is forgotten.
@@ -119,6 +121,10 @@ impl Ledger {
     /// Where the revocation log stands: what begins now has begun there.
     pub(super) fn position(&self) -> Position {
         self.0.store.tail().position()
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
     }
 
     pub(super) async fn revocations(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, Unavailable> {
@@ -229,6 +235,9 @@ impl Inner {
         // A session that had ended already is told of again.
         let new = !session.is_some_and(|id| self.blacklist.contains(id));
         self.remember(revocation);
+        if let Some(after) = self.clock.now().since(revocation.at).filter(|_| new) {
+            self.metrics.revocation_in_force(after);
+        }
         if new {
             let issuer = revocation.issuer.as_ref().unwrap_or(&self.url);
             let (kind, id) = (what.kind(), what.id());
@@ -250,10 +259,6 @@ impl Inner {
     }
 
     fn report_sizes(&self) {
-        let sizes = self.revocations.sizes();
-        for (kind, entries) in Revoked::KINDS.into_iter().zip(sizes.entries) {
-            self.metrics.revocation_entries(kind, entries);
-        }
-        self.metrics.revocation_bytes(sizes.bytes);
+        self.revocations.report(&self.metrics);
     }
 }

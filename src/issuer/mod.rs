@@ -17,6 +17,7 @@ mod user;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 pub use self::{
     access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
@@ -34,7 +35,7 @@ use crate::{
     clock::Clock,
     revocation::{Blacklist, Revocations},
     store::{self, DataFolder, LockError, Store, Unavailable},
-    telemetry::Metrics,
+    telemetry::{FeedMetrics, Metrics},
     token::{
         keys::KeyError,
         live::LiveKeys,
@@ -56,6 +57,7 @@ pub struct Issuer {
     clients: HashMap<ClientId, Client>,
     users: Users,
     paths: Paths,
+    feeds: endpoint::feed::Feeds,
     clock: Clock,
     metrics: Metrics,
     passwords: Passwords,
@@ -119,13 +121,14 @@ impl Issuer {
         let rules = config.keys.clone();
         let ring = Ring::open(&folder, &master, rules, algorithm, longest, clock.clone(), metrics.clone())?;
         let blacklist = Blacklist::new(clock.clone());
-        let ledger = Ledger::new(config.url.clone(), store, revocations, blacklist, metrics.clone());
+        let ledger = Ledger::new(config.url.clone(), store, revocations, blacklist, clock.clone(), metrics.clone());
         ledger.load().await?;
         let ring = Arc::new(ring);
         let issuer = Arc::new(Self {
             clients: config.clients.iter().map(|client| (client.id.clone(), client.clone())).collect(),
             users: Users::new(&config.users),
-            paths: Paths::new(&config.url),
+            paths: Paths::new(&config.url, config.feed_credential.is_some()),
+            feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
             passwords: Passwords::new(),
             refresh_tokens: RefreshTokens::new(&master),
             own: own_tokens(&config, ring.live().clone()),
@@ -165,7 +168,23 @@ impl Issuer {
             Endpoint::Revoke => endpoint::revoke::answer(self, &request).await,
             Endpoint::Jwks => endpoint::jwks::answer(self, &request),
             Endpoint::Metadata => endpoint::metadata::answer(self, &request),
+            // It has no end, so that it is not for whoever waits for one.
+            Endpoint::Feed => refusal(http::StatusCode::INTERNAL_SERVER_ERROR, "server_error", "This goes on."),
         }
+    }
+
+    /// Lets a process follow the revocation log: what is to be sent to it, for as long as it listens. Must be called within
+    /// the issuer's runtime.
+    ///
+    /// # Errors
+    /// The answer to who may not, or to one too many.
+    pub fn follow(&self, request: &http::Request<Bytes>) -> Result<mpsc::Receiver<Bytes>, Box<http::Response<Bytes>>> {
+        endpoint::feed::answer(self, request)
+    }
+
+    /// Says good-bye to all that follow the revocation log: they ask again, or somebody else.
+    pub fn dismiss_followers(&self) {
+        self.feeds.dismiss();
     }
 
     /// Whether the time has come for [`Issuer::tend_keys`] to do something. To be asked often.

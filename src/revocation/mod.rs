@@ -2,8 +2,14 @@
 
 mod blacklist;
 mod epochs;
+mod follow;
+mod freshness;
 mod name;
+mod snapshot;
 mod table;
+pub mod wire;
 
 pub use blacklist::Blacklist;
+pub use follow::{Feed, FeedConfig};
+pub use freshness::Freshness;
 pub use table::{Entry, Revocations, Sizes};

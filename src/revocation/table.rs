@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     store::{Revocation, Revoked},
+    telemetry::Metrics,
     types::{Credential, IssuerUrl, Position},
 };
 
@@ -38,6 +39,9 @@ pub struct Revocations {
     /// What time has passed in this process, for a wall clock that is set forward.
     started: Instant,
     first_seen: AtomicU64,
+    /// With how many entries somebody should look at it, and whether that has been said.
+    alarm: usize,
+    alarmed: AtomicBool,
 }
 
 /// How many entries there are, by kind.
@@ -119,11 +123,35 @@ impl Default for Revocations {
             generation: AtomicU64::new(0),
             started: Instant::now(),
             first_seen: AtomicU64::new(u64::MAX),
+            alarm: usize::MAX,
+            alarmed: AtomicBool::new(false),
         }
     }
 }
 
 impl Revocations {
+    /// An empty table, which raises an alarm when it has more entries than that. It goes on to take them.
+    pub fn with_alarm(alarm: usize) -> Self {
+        Self { alarm, ..Self::default() }
+    }
+
+    /// Says in the metrics how large it is, and in the log when it has become too large.
+    pub fn report(&self, metrics: &Metrics) {
+        let Sizes { entries, bytes } = self.sizes();
+        let all: usize = entries.iter().sum();
+        let alarm = all > self.alarm;
+        metrics.revocation_table(&Revoked::KINDS, &entries, bytes, alarm);
+        if alarm && !self.alarmed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                entries = all,
+                bytes,
+                "more is revoked than tokens.revocations_alarm has; nothing is forgotten"
+            );
+        } else if !alarm {
+            self.alarmed.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Refuses from now on what an entry of the log names, or no longer. `own` is the issuer that keeps the log, and `life`
     /// the log's life. A second entry for the same thing can only make it last longer; one that comes before what lifted
     /// it changes nothing, however late it arrives.

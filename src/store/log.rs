@@ -49,6 +49,11 @@ impl Revoked {
         }
     }
 
+    /// Whether it names tokens or sessions, of which there can be millions, each named once.
+    pub const fn is_exact(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::Session(_))
+    }
+
     /// What it names; `None` for everything.
     pub fn id(&self) -> Option<&str> {
         match self {

@@ -25,6 +25,9 @@ const SESSION_EXPIRY: TableDefinition<'_, (u64, Id), ()> = TableDefinition::new(
 const REVOCATIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revocations");
 /// When which entry of it may be forgotten.
 const REVOCATION_EXPIRY: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("revocation_expiry");
+/// The log's last entry about what is named again and again, by issuer (empty for our own), kind and name: it takes the place
+/// of those before it, so that the log is as long as there are things to be refused.
+const LATEST: TableDefinition<'_, (&str, &str, &str), u64> = TableDefinition::new("latest_revocations");
 /// Our own issuer's epochs, by kind and name: the last one's number in the log, and when it may be forgotten, since the last
 /// session that it ended would have ended by itself.
 const EPOCHS: TableDefinition<'_, Name, (u64, u64)> = TableDefinition::new("epochs");
@@ -66,6 +69,7 @@ pub(super) struct Tables<'t> {
     session_expiry: Table<'t, (u64, Id), ()>,
     revocations: Table<'t, u64, &'static [u8]>,
     revocation_expiry: Table<'t, (u64, u64), ()>,
+    latest: Table<'t, (&'static str, &'static str, &'static str), u64>,
     epochs: Table<'t, Name, (u64, u64)>,
     epoch_expiry: Table<'t, (u64, Name), ()>,
     meta: Table<'t, &'static str, u64>,
@@ -87,6 +91,7 @@ impl<'t> Tables<'t> {
             session_expiry: transaction.open_table(SESSION_EXPIRY)?,
             revocations: transaction.open_table(REVOCATIONS)?,
             revocation_expiry: transaction.open_table(REVOCATION_EXPIRY)?,
+            latest: transaction.open_table(LATEST)?,
             epochs: transaction.open_table(EPOCHS)?,
             epoch_expiry: transaction.open_table(EPOCH_EXPIRY)?,
             meta: transaction.open_table(META)?,
@@ -161,8 +166,7 @@ impl<'t> Tables<'t> {
             self.epoch_expiry.insert((ends, name), ())?;
         }
         let revocation = Revocation { number, at, issuer, what, until, refresh_until: until, lifts: false, reason };
-        self.append(revocation.clone())?;
-        Ok(revocation)
+        self.append(revocation)
     }
 
     pub(super) fn lift(&mut self, number: u64, reason: Box<str>) -> Result<Lifted, Fault> {
@@ -175,11 +179,15 @@ impl<'t> Tables<'t> {
         if let (None, Some(name)) = (&lifted.issuer, epoch_name(&lifted.what)) {
             self.forget_epoch(name)?;
         }
-        self.revocations.remove(number)?;
-        self.revocation_expiry.remove((lifted.until.0, number))?;
+        self.take_out(number)?;
+        if epoch_name(&lifted.what).is_none() {
+            // Of tokens and foreign sessions no list is kept by name; lifting is rare enough to look at all.
+            for number in self.numbers_of(&lifted)? {
+                self.take_out(number)?;
+            }
+        }
         let entry = Revocation { number: self.position.number + 1, at: self.now, lifts: true, reason, ..lifted };
-        self.append(entry.clone())?;
-        Ok(Lifted::Done(entry))
+        Ok(Lifted::Done(self.append(entry)?))
     }
 
     pub(super) fn log(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, Fault> {
@@ -213,7 +221,7 @@ impl<'t> Tables<'t> {
         while swept.revocations < limit {
             let Some((at, number)) = first_due(&self.revocation_expiry, now, |key| key.0, |key| key.1)? else { break };
             self.revocation_expiry.remove((at, number))?;
-            self.revocations.remove(number)?;
+            self.take_out(number)?;
             swept.revocations += 1;
         }
         let mut epochs = 0;
@@ -250,16 +258,50 @@ impl<'t> Tables<'t> {
         decode(bytes.value()).map(Some).map_err(Fault::Row)
     }
 
+    /// Takes an entry out of the log; one that is not there is out already.
+    fn take_out(&mut self, number: u64) -> Result<(), Fault> {
+        let Some(entry) = self.entry(number)? else { return Ok(()) };
+        self.revocations.remove(number)?;
+        self.revocation_expiry.remove((entry.until.0, number))?;
+        let latest = self.latest.get(latest_name(&entry))?.map(|latest| latest.value());
+        if latest == Some(number) {
+            self.latest.remove(latest_name(&entry))?;
+        }
+        Ok(())
+    }
+
+    /// The numbers of the entries about the same thing.
+    fn numbers_of(&self, same: &Revocation) -> Result<Vec<u64>, Fault> {
+        let mut numbers = Vec::new();
+        for row in self.revocations.iter()? {
+            let entry: Revocation = decode(row?.1.value()).map_err(Fault::Row)?;
+            if (&entry.what, &entry.issuer) == (&same.what, &same.issuer) {
+                numbers.push(entry.number);
+            }
+        }
+        Ok(numbers)
+    }
+
     /// Adds an entry, which has the next number, to the revocation log.
-    fn append(&mut self, revocation: Revocation) -> Result<(), Fault> {
+    fn append(&mut self, mut revocation: Revocation) -> Result<Revocation, Fault> {
         self.changed = true;
         let number = revocation.number;
+        let before = self.latest.get(latest_name(&revocation))?.map(|latest| latest.value());
+        if let Some(before) = before {
+            // It lasts as long as the one whose place it takes: a clock may have been set back since.
+            let until = self.entry(before)?.map_or(revocation.until, |entry| entry.until);
+            revocation.until = revocation.until.max(until);
+            self.take_out(before)?;
+        }
+        if revocation.lifts || !revocation.what.is_exact() {
+            self.latest.insert(latest_name(&revocation), number)?;
+        }
         self.position.number = number;
         self.meta.insert(LAST_REVOCATION, number)?;
         self.revocations.insert(number, encode(&revocation).as_slice())?;
         self.revocation_expiry.insert((revocation.until.0, number), ())?;
-        self.appended.push(revocation);
-        Ok(())
+        self.appended.push(revocation.clone());
+        Ok(revocation)
     }
 
     fn due_epoch(&self, now: u64) -> Result<Option<(String, String)>, Fault> {
@@ -297,6 +339,12 @@ impl<'t> Tables<'t> {
         }
         Ok(before.max(number))
     }
+}
+
+/// What the last entry about something is found by.
+fn latest_name(entry: &Revocation) -> (&str, &str, &str) {
+    let issuer = entry.issuer.as_ref().map_or("", |issuer| issuer.as_str());
+    (issuer, entry.what.kind(), entry.what.id().unwrap_or(""))
 }
 
 /// What an epoch is found by.

@@ -1,5 +1,6 @@
 //! What operators see: metrics as verbs called where the decision is made, and logs.
 
+mod feed;
 mod keys;
 pub mod log;
 mod process;
@@ -13,6 +14,7 @@ use prometheus::{
     Opts, Registry, TextEncoder, core::Collector,
 };
 
+pub use feed::FeedMetrics;
 pub use keys::KeyMetrics;
 pub use request::{Decision, Outcome, Recorder};
 pub use upstream::{NotConnected, OpenUpstreamConnection, UpstreamMetrics};
@@ -56,6 +58,15 @@ struct Series {
     certificate_expiry: IntGaugeVec,
     revocation_entries: IntGaugeVec,
     revocation_bytes: IntGauge,
+    revocation_alarm: IntGauge,
+    revocation_propagation: Histogram,
+    feed_age: Gauge,
+    feed_stale: IntGauge,
+    feed_connected: IntGauge,
+    feed_connections: IntCounterVec,
+    feed_healed: IntCounterVec,
+    feed_clock_offset: Gauge,
+    feed_followers: IntGauge,
     revocations: IntCounterVec,
     signing_keys: IntGaugeVec,
     signing_key_changes: IntCounterVec,
@@ -247,6 +258,43 @@ impl Metrics {
                 "sidegate_revocation_bytes",
                 "About how much memory the access-token revocation table takes.",
             )?)?,
+            revocation_alarm: add.keep(IntGauge::new(
+                "sidegate_revocation_alarm",
+                "1 while the access-token revocation table has more entries than tokens.revocations_alarm.",
+            )?)?,
+            revocation_propagation: add.keep(Histogram::with_opts(
+                HistogramOpts::new(
+                    "sidegate_revocation_propagation_seconds",
+                    "From a revocation being made, at the gateway that keeps the log, to its being in force here.",
+                )
+                .buckets(feed::PROPAGATION_BUCKETS.to_vec()),
+            )?)?,
+            feed_age: add.keep(Gauge::new(
+                "sidegate_feed_age_seconds",
+                "How old what is known of revocations is; 0 where the log is kept here, infinite before the first snapshot.",
+            )?)?,
+            feed_stale: add.keep(IntGauge::new(
+                "sidegate_feed_stale",
+                "1 while what is known of revocations is older than max_staleness.",
+            )?)?,
+            feed_connected: add
+                .keep(IntGauge::new("sidegate_feed_connected", "1 while a gateway that keeps the log is listened to.")?)?,
+            feed_connections: add.counters(
+                "sidegate_feed_connections_total",
+                "Connections to gateways that keep the log, by how they went.",
+                &["result"],
+            )?,
+            feed_healed: add.counters(
+                "sidegate_feed_healed_total",
+                "How often all of the revocation log was taken once more, by cause.",
+                &["cause"],
+            )?,
+            feed_clock_offset: add.keep(Gauge::new(
+                "sidegate_feed_clock_offset_seconds",
+                "How far the clock of the gateway that keeps the log is ahead of ours.",
+            )?)?,
+            feed_followers: add
+                .keep(IntGauge::new("sidegate_feed_followers", "Processes that follow the revocation log kept here.")?)?,
             revocations: add.counters("sidegate_revocations_total", "Revocations made here, by cause.", &["cause"])?,
             signing_keys: add.gauges("sidegate_issuer_signing_keys", "The issuer's own keys, by state.", &["state"])?,
             signing_key_changes: add.counters(
@@ -339,14 +387,20 @@ impl Metrics {
         self.0.grants.with_label_values(&[grant, result]).inc();
     }
 
-    /// About how many bytes the access-token revocation table takes.
-    pub fn revocation_bytes(&self, bytes: usize) {
+    /// What the access-token revocation table holds: entries by kind, about how many bytes that takes,
+    /// and whether those are more entries than there should be.
+    pub fn revocation_table(&self, kinds: &[&'static str], entries: &[usize], bytes: usize, alarm: bool) {
+        for (kind, entries) in kinds.iter().zip(entries) {
+            let entries = i64::try_from(*entries).unwrap_or(i64::MAX);
+            self.0.revocation_entries.with_label_values(&[kind]).set(entries);
+        }
         self.0.revocation_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.0.revocation_alarm.set(i64::from(alarm));
     }
 
-    /// How many live entries the access-token revocation table has, by kind.
-    pub fn revocation_entries(&self, kind: &'static str, entries: usize) {
-        self.0.revocation_entries.with_label_values(&[kind]).set(i64::try_from(entries).unwrap_or(i64::MAX));
+    /// A revocation that was made so long ago is in force in this process.
+    pub fn revocation_in_force(&self, after: std::time::Duration) {
+        self.0.revocation_propagation.observe(after.as_secs_f64());
     }
 
     /// A revocation was made. `cause`: `revoke_endpoint`, `reuse`, `rollback`, `user_gone`, `disabled`, `admin_api`,

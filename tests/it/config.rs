@@ -472,6 +472,11 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
         "hmac_secret:",
         "master_key:",
         "admin.token",
+        "revocation_feed:",
+        "https://id.example",
+        "feed.credential",
+        "max_staleness:",
+        "snapshot_file:",
         "file: signing.pem",
         "roles: [admin] }",
     ];

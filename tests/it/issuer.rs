@@ -310,6 +310,7 @@ fn config(data: &Path) -> Config {
         data: data.join("data"),
         master_key: None,
         keys: KeysConfig { rotate_every: None, publish_ahead: DAY, file: None },
+        feed_credential: None,
         clients: vec![
             client("app", Some(argon2id("secret")), &[Password, Refresh]),
             client("spa", None, &[Password, Refresh, ClientCredentials]),

@@ -9,6 +9,7 @@ mod admin;
 mod clients;
 mod config;
 mod deploy;
+mod feed;
 mod floors;
 mod gateway;
 mod issuer;

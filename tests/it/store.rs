@@ -408,6 +408,41 @@ async fn what_can_be_undone_is_lifted_by_an_entry_of_its_own() {
 }
 
 #[tokio::test]
+async fn the_log_is_as_long_as_there_are_things_to_be_refused() {
+    let rig = Rig::new();
+    let (early, late) = (rig.now() + 100 * SECOND, rig.now() + 300 * SECOND);
+    for what in [Revoked::Subject("alice".into()), Revoked::Client("app".into()), Revoked::Key("kid".into())] {
+        for until in [late, late, early] {
+            rig.revoke(what.clone(), until).await;
+        }
+        let log = rig.log().await;
+        let last = log.last().unwrap();
+        assert_eq!((log.iter().filter(|entry| entry.what == what).count(), last.until), (1, late), "{what:?}");
+        assert_eq!(last.number, rig.store.tail().position().number);
+    }
+    // What is lifted is said by the lifting alone, and what is revoked again by that alone.
+    let token = Revoked::Token("jti".into());
+    let first = rig.revoke(token.clone(), early).await;
+    rig.revoke(token.clone(), late).await;
+    let of_token = async || rig.log().await.into_iter().filter(|it| it.what == token).collect::<Vec<_>>();
+    assert_eq!(of_token().await.len(), 2, "those are not looked for by name");
+    let Lifted::Done(lifted) = rig.store.lift(first.number, "a mistake").await.unwrap() else { panic!() };
+    assert_eq!(of_token().await, [lifted]);
+    let again = rig.revoke(token.clone(), late).await;
+    assert_eq!(of_token().await, [again]);
+    // Of another issuer it is another thing.
+    let issuer = Some(IssuerUrl::new("https://elsewhere.example"));
+    let new = NewRevocation { issuer, what: Revoked::Key("kid".into()), until: late, reason: "theirs".into() };
+    rig.store.revoke(new).await.unwrap();
+    assert_eq!(rig.log().await.iter().filter(|entry| entry.what.kind() == "key").count(), 2);
+    rig.pass(300 * SECOND);
+    assert_eq!(rig.store.sweep(100).await.unwrap().revocations, 5);
+    assert_eq!(rig.log().await, []);
+    rig.revoke(Revoked::Key("kid".into()), rig.now() + SECOND).await;
+    assert_eq!(rig.log().await.len(), 1);
+}
+
+#[tokio::test]
 async fn whoever_follows_the_log_finds_all_of_it_in_its_order() {
     let rig = Rig::new();
     let tail = rig.store.tail().clone();

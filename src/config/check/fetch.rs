@@ -30,8 +30,8 @@ pub(super) fn check(
     let section = at.key("jwks_fetch");
     let insecure = raw.insecure_http.is_some_and(|flag| flag.0);
     let secure = match (&jwks_uri, issuer) {
-        (Some(url), _) => url_is_secure(report, &at.key("jwks_uri"), url, insecure),
-        (None, Some(issuer)) => url_is_secure(report, &at.key("issuer"), issuer, insecure),
+        (Some(url), _) => url_is_secure(report, &at.key("jwks_uri"), url, insecure, KEYS),
+        (None, Some(issuer)) => url_is_secure(report, &at.key("issuer"), issuer, insecure, KEYS),
         (None, None) => None,
     };
     let roots = match (secure, &raw.ca_file) {
@@ -68,23 +68,33 @@ pub(super) fn check(
     })
 }
 
+/// What is fetched, in messages about its URL.
+#[derive(Clone, Copy)]
+pub(super) struct What {
+    /// It is no URL of that form.
+    pub(super) form: &'static str,
+    /// It is one of http.
+    pub(super) insecure: &'static str,
+}
+
+const KEYS: What = What {
+    form: "not a URL of the form https://host/path, from which keys could be fetched",
+    insecure: "keys that come over http can be anybody's: use https, or say jwks_fetch: { insecure_http: true }",
+};
+
 /// Whether a URL is one of https. One of http is taken where nobody can stand in between, or where it is asked for.
-fn url_is_secure(report: &mut Report, at: &Path, url: &str, insecure: bool) -> Option<bool> {
-    const FORM: &str = "not a URL of the form https://host/path, from which keys could be fetched";
+pub(super) fn url_is_secure(report: &mut Report, at: &Path, url: &str, insecure: bool, what: What) -> Option<bool> {
     // A URL is never repeated in a message: it may hold a password.
-    let Ok(uri) = url.parse::<Uri>() else { return report.refuse(at, FORM) };
-    let Some(authority) = uri.authority() else { return report.refuse(at, FORM) };
+    let Ok(uri) = url.parse::<Uri>() else { return report.refuse(at, what.form) };
+    let Some(authority) = uri.authority() else { return report.refuse(at, what.form) };
     if authority.as_str().contains('@') {
         return report.refuse(at, "credentials in a URL are not sent anywhere; take them out");
     }
     match uri.scheme_str() {
         Some("https") => Some(true),
         Some("http") if insecure || is_loopback(authority.host()) => Some(false),
-        Some("http") => report.refuse(
-            at,
-            "keys that come over http can be anybody's: use https, or say jwks_fetch: { insecure_http: true }",
-        ),
-        Some(_) | None => report.refuse(at, FORM),
+        Some("http") => report.refuse(at, what.insecure),
+        Some(_) | None => report.refuse(at, what.form),
     }
 }
 
@@ -93,7 +103,7 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn client(report: &mut Report, at: &Path, roots: RootCertStore) -> Option<Arc<ClientConfig>> {
+pub(super) fn client(report: &mut Report, at: &Path, roots: RootCertStore) -> Option<Arc<ClientConfig>> {
     // Which versions a provider has is known when it is built; aws-lc-rs has both.
     let made = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12]);

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use http::Uri;
 
 use super::{
-    client, provider, user,
+    client, feed, provider, user,
     values::{DAY, HOUR, MINUTE, SECOND, duration, word},
 };
 use crate::{
@@ -34,6 +34,8 @@ pub(super) struct Facts {
     pub(super) audience: Option<Audience>,
     /// Where the demo's credentials stand.
     pub(super) demo: Vec<Path>,
+    /// Where the revocation feed stands that wants TLS beyond loopback.
+    pub(super) feed: Option<Path>,
 }
 
 /// Checks the section; `local_audiences` are those of the providers that take its tokens, where they are known.
@@ -68,11 +70,14 @@ pub(super) fn check(
         }
         Some(key)
     });
+    let feed_at = at.key("revocation_feed");
+    let feed = feed::served(report, &feed_at, raw.revocation_feed);
     let keys = signing_keys(report, &at.key("keys"), raw.keys, algorithm);
     let mut demo = Vec::new();
     let clients = client::check_all(report, &at.key("clients"), raw.clients, &mut demo);
     let users = user::check_all(report, &at.key("users"), raw.users, &mut demo);
-    let facts = Facts { present: true, url: url.clone(), algorithm, audience, demo };
+    let over_tls = matches!(feed, Some(Some((_, false))));
+    let facts = Facts { present: true, url: url.clone(), algorithm, audience, demo, feed: over_tls.then_some(feed_at) };
     let config = (|| {
         Some(Config {
             url: url?,
@@ -84,6 +89,7 @@ pub(super) fn check(
                 None => None,
             },
             keys: keys?,
+            feed_credential: feed?.map(|(credential, _)| credential),
             clients: clients?,
             users: users?,
             others: Vec::new(),

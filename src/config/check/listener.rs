@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use super::{
-    issuer, tls,
+    feed, issuer, tls,
     values::{Names, address},
 };
 use crate::{
     admin,
-    config::{file, path::Path, raw, report::Report},
+    config::{path::Path, raw, report::Report},
     server::{config::Listener, in_the_way},
 };
 
@@ -76,14 +76,7 @@ fn check_admin(
     let (text, token) = raw.map_or((None, None), |raw::Mapping(raw)| (raw.address, raw.token));
     let token = token.map(|raw| {
         let at = root.key("admin").key("token");
-        let token = file::secret(report, &at, raw)?;
-        let readable = token.expose().iter().all(|byte| matches!(byte, 0x21..=0x7e));
-        if token.expose().len() < MIN_TOKEN || !readable {
-            let mend = "`openssl rand -hex 32` makes one";
-            return report
-                .refuse(&at, format!("must be at least {MIN_TOKEN} printable characters without spaces; {mend}"));
-        }
-        Some(token)
+        feed::bearer(report, &at, raw, MIN_TOKEN)
     });
     let written = text.is_some();
     let address = text.map_or(Some(ADMIN), |text| address(report, &path, &text))?;
@@ -107,6 +100,13 @@ fn guard_issuer(report: &mut Report, path: &Path, address: SocketAddr, encrypted
              {line} ({address}) is not; make your own with `sidegate hash-password`"
         );
         report.error(demo, message);
+    }
+    if let (false, Some(feed)) = (encrypted, &facts.feed) {
+        let message = format!(
+            "the revocation feed would answer without TLS on the listener in line {line} ({address}): give that TLS, or say \
+             insecure_http: true where somebody else sees to it"
+        );
+        report.error(feed, message);
     }
     if !encrypted {
         report.warn(

@@ -3,6 +3,7 @@
 mod claims;
 mod client;
 mod cors;
+mod feed;
 mod fetch;
 mod hash;
 mod issuer;
@@ -38,7 +39,9 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
     let max_body_bytes = bound(report, &root.key("limits").key("max_body_bytes"), max_body_bytes, None);
     let bounds = (raw.workers, raw.limits, raw.shutdown, trusted_proxies.clone());
     let (server, admin) = server(report, &root, raw.listeners, raw.admin, bounds, &facts);
+    let (followed, follows) = feed::followed(report, &root.key("revocation_feed"), raw.revocation_feed, facts.present);
     let names = route::Names {
+        follows,
         upstreams: upstream_names,
         providers: provider_names,
         audiences: audiences(&providers),
@@ -47,7 +50,7 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
     let routes = route::check_all(report, &root.key("routes"), raw.routes, &names, facts.present);
     let tokens = tokens(report, &root.key("tokens"), raw.tokens);
     let log = log(report, &root.key("log"), raw.log);
-    let (max_token_bytes, token_cache_bytes, realm) = tokens?;
+    let (max_token_bytes, token_cache_bytes, revocations_alarm, realm) = tokens?;
     max_body_bytes?;
     let (server, routes) = (server?, all(routes)?);
     tls::keep_apart(report, &root, &server.listeners, &routes);
@@ -69,7 +72,9 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
         },
         providers,
         issuer: if facts.present { Some(crate::issuer::Config { others, ..issuer? }) } else { None },
+        revocations_alarm,
         admin: admin?,
+        revocation_feed: if follows { Some(followed?) } else { None },
         log: log?,
     })
 }
@@ -170,10 +175,12 @@ fn tokens(
     report: &mut Report,
     at: &Path,
     raw: raw::Section<raw::Tokens>,
-) -> Option<(usize, usize, std::sync::Arc<str>)> {
+) -> Option<(usize, usize, usize, std::sync::Arc<str>)> {
     let raw = raw.map(|section| section.0).unwrap_or_default();
     let max_bytes = size(report, &at.key("max_bytes"), raw.max_bytes, 8 << 10, 256..=256 << 10);
     let cache = size(report, &at.key("cache"), raw.cache, 4 << 20, 0..=1 << 30);
+    let alarm = raw.revocations_alarm;
+    let alarm = count(report, &at.key("revocations_alarm"), alarm, 1_000_000, 1..=1_000_000_000);
     let realm = raw.realm.unwrap_or_else(|| "sidegate".into());
     // It stands in a quoted string (RFC 9110 §11.5) that every client has to read; escapes are more than some can do.
     let fits = |b: u8| matches!(b, 0x20..=0x7e) && !matches!(b, b'"' | b'\\');
@@ -181,7 +188,7 @@ fn tokens(
         return report
             .refuse(&at.key("realm"), "must be 1 to 128 printable ASCII characters, quotes and backslashes excepted");
     }
-    Some((max_bytes?, cache?, realm.into()))
+    Some((max_bytes?, cache?, alarm?, realm.into()))
 }
 
 fn log(report: &mut Report, at: &Path, raw: raw::Section<raw::Log>) -> Option<log::Config> {

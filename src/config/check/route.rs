@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{all, claims, cors, pattern, provider::audience_list, rate, values, values::word};
 use crate::{
     config::{error::quote, path::Path, raw, report::Report},
-    gateway::config::{Auth, CloseStreams, Oddities, Oddity, Route},
+    gateway::config::{Auth, CloseStreams, Oddities, Oddity, OnStale, Route},
     types::{Audience, Scopes, is_scope_token},
 };
 
@@ -17,6 +17,8 @@ pub(super) struct Names {
     pub(super) audiences: Vec<Option<Vec<Audience>>>,
     /// How large a request's body may be.
     pub(super) max_body_bytes: Option<u64>,
+    /// Whether the revocation log of another process is followed.
+    pub(super) follows: bool,
 }
 
 /// Checks all routes, and what they leave unused.
@@ -90,6 +92,14 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
         report.error(&at_streams, "has no meaning with auth: none, which looks at no token");
     }
     let close_streams = word(report, &at_streams, raw.close_streams.as_deref(), CloseStreams::OnRevocation, &rules);
+    let at_stale = at.key("on_stale");
+    if raw.on_stale.is_some() && auth == Some(Auth::None) {
+        report.error(&at_stale, "has no meaning with auth: none, which looks at no token");
+    } else if raw.on_stale.is_some() && !names.follows {
+        report.error(&at_stale, "has no meaning without `revocation_feed:`; what is kept here is never stale");
+    }
+    let rules = [("serve", OnStale::Serve), ("refuse", OnStale::Refuse)];
+    let on_stale = word(report, &at_stale, raw.on_stale.as_deref(), OnStale::Serve, &rules);
     let methods = matched.as_ref().and_then(|(.., methods)| methods.as_deref());
     let cors = raw.cors.map(|raw::Mapping(raw)| cors::check(report, &at.key("cors"), raw, methods));
     let allow_paths = oddities(report, &at.key("allow_paths"), raw.allow_paths);
@@ -113,6 +123,7 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
         forward_token: raw.forward_token.is_none_or(|flag| flag.0),
         legacy_query_token,
         close_streams: close_streams?,
+        on_stale: on_stale?,
         cors: match cors {
             Some(cors) => Some(cors?),
             None => None,

@@ -40,6 +40,15 @@ shapes! {
         providers: List<Mapping<Provider>>,
         routes: List<Mapping<Route>>,
         issuer: Section<Issuer>,
+        revocation_feed: Section<FollowedFeed>,
+    }
+    FollowedFeed {
+        url: Option<String>,
+        urls: List<String>,
+        credential: Option<SecretText>,
+        ca_file: Option<String>,
+        max_staleness: Option<Scalar>,
+        snapshot_file: Option<String>,
     }
     Listener {
         name: Option<String>,
@@ -84,6 +93,7 @@ shapes! {
     Tokens {
         max_bytes: Option<Scalar>,
         cache: Option<Scalar>,
+        revocations_alarm: Option<Scalar>,
         realm: Option<String>,
     }
     Log {
@@ -167,6 +177,7 @@ shapes! {
         forward_token: Option<Flag>,
         legacy_query_token: Option<Flag>,
         close_streams: Option<String>,
+        on_stale: Option<String>,
         allow_paths: List<String>,
         max_body_bytes: Option<Scalar>,
         rate_limit: Section<RateLimit>,
@@ -209,8 +220,13 @@ shapes! {
         store: Section<Store>,
         master_key: Option<SecretText>,
         keys: Section<SigningKeys>,
+        revocation_feed: Section<ServedFeed>,
         clients: List<Mapping<Client>>,
         users: List<Mapping<User>>,
+    }
+    ServedFeed {
+        credential: Option<SecretText>,
+        insecure_http: Option<Flag>,
     }
     SigningKeys {
         rotate_every: Option<Scalar>,

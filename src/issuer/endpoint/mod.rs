@@ -1,5 +1,6 @@
 //! The endpoints: requests into types, types into responses.
 
+pub(super) mod feed;
 pub(super) mod jwks;
 pub(super) mod metadata;
 pub(super) mod revoke;
@@ -24,21 +25,28 @@ pub enum Endpoint {
     Jwks,
     /// RFC 8414.
     Metadata,
+    /// The revocation log, for other processes of ours.
+    Feed,
 }
 
 /// Where it serves them.
-pub(super) struct Paths([(Box<str>, Endpoint); 4]);
+pub(super) struct Paths(Vec<(Box<str>, Endpoint)>);
 
 impl Paths {
-    pub(super) fn new(url: &IssuerUrl) -> Self {
+    /// `feed` says whether others may follow the revocation log.
+    pub(super) fn new(url: &IssuerUrl, feed: bool) -> Self {
         let base = base_path(url);
-        Self([
+        let mut paths = vec![
             (format!("{base}{TOKEN}").into(), Endpoint::Token),
             (format!("{base}{REVOKE}").into(), Endpoint::Revoke),
             (format!("{base}{JWKS}").into(), Endpoint::Jwks),
             // The well-known name goes between host and path (RFC 8414 §3.1).
             (format!("/.well-known/oauth-authorization-server{base}").into(), Endpoint::Metadata),
-        ])
+        ];
+        if feed {
+            paths.push((format!("{base}{FEED}").into(), Endpoint::Feed));
+        }
+        Self(paths)
     }
 
     pub(super) fn find(&self, path: &str) -> Option<Endpoint> {
@@ -47,6 +55,7 @@ impl Paths {
 }
 
 const TOKEN: &str = "/oauth/token";
+const FEED: &str = "/oauth/revocations";
 const REVOKE: &str = "/oauth/revoke";
 const JWKS: &str = "/.well-known/jwks.json";
 

@@ -74,6 +74,23 @@ async fn every_kind_can_be_revoked_and_says_for_how_long() {
 }
 
 #[tokio::test]
+async fn a_table_that_grows_too_large_says_so_and_forgets_nothing() {
+    let rig = Rig::new().await;
+    let small = Arc::new(Revocations::with_alarm(3));
+    let config = Config { data: rig.folder.path().join("other"), ..rig.config.clone() };
+    let issuer = open(&config, &rig.hand, &small, &rig.metrics).await.unwrap();
+    let rig = Rig { issuer, revocations: small, ..rig };
+    for (n, alarm) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
+        rig.ban("token", &format!("jti-{n}")).await.unwrap();
+        assert_eq!(rig.metric("sidegate_revocation_alarm"), alarm, "with what ended mallory there are {}", n + 1);
+    }
+    assert_eq!(rig.metric("sidegate_revocation_entries{kind=\"token\"}"), 4);
+    rig.pass(361 * SECOND);
+    rig.issuer.sweep().await;
+    assert_eq!(rig.metric("sidegate_revocation_alarm"), 0);
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused_and_says_why() {
     let rig = Rig::new().await;
     let long = "x".repeat(513);
