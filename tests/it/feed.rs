@@ -204,6 +204,16 @@ impl Way {
             let _ = to_gateway.shutdown(Shutdown::Both);
         });
         let (mut from_gateway, mut to_client) = (gateway, client);
+        let (buffer, buffered) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
+        let deliver = thread::spawn(move || {
+            for (due, bytes) in buffered {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                if to_client.write_all(&bytes).is_err() {
+                    break;
+                }
+            }
+            let _ = to_client.shutdown(Shutdown::Both);
+        });
         let mut piece = [0; 16_384];
         while let Ok(read @ 1..) = from_gateway.read(&mut piece) {
             let mut bytes = piece[..read].to_vec();
@@ -214,12 +224,12 @@ impl Way {
             if let Some(change) = change {
                 bytes = change(bytes);
             }
-            thread::sleep(delay);
-            if to_client.write_all(&bytes).is_err() {
+            if buffer.send((Instant::now() + delay, bytes)).is_err() {
                 break;
             }
         }
-        let _ = to_client.shutdown(Shutdown::Both);
+        drop(buffer);
+        let _ = deliver.join();
     }
 }
 
@@ -365,7 +375,10 @@ fn a_sidecar_starts_from_its_file_while_the_gateway_is_away() {
     // A file that is damaged, or cut off, is none: it is waited for a gateway.
     let dir = sidecar.kill();
     let whole = std::fs::read(&file).unwrap();
-    for damaged in [&whole[..whole.len() / 2], b"nonsense\n", b"", &whole[..whole.len() - 1]] {
+    let lines: Vec<_> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    assert_eq!(lines.len(), 3, "a hello, an entry and the end");
+    let one_less = [lines[0], lines[2]].concat();
+    for damaged in [&whole[..whole.len() / 2], b"nonsense\n", b"", &whole[..whole.len() - 1], &one_less] {
         std::fs::write(&file, damaged).unwrap();
         let sidecar = Sidegate::start_in(tempfile::tempdir().unwrap(), &config_in(&config, dir.path()));
         assert!(sidecar.logged().contains("cannot be used"));

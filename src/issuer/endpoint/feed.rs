@@ -27,7 +27,7 @@ use crate::{
 /// How many processes may follow.
 const MAX_FOLLOWERS: usize = 1024;
 /// How many pieces may wait for a follower that reads slowly.
-const PIECES: usize = 16;
+const PIECES: usize = 4;
 /// How many entries are in one piece.
 const PAGE: usize = 512;
 /// How often it is said that nothing more has come.
