@@ -96,6 +96,10 @@ impl Epochs {
         *known = (known.0.max(number), known.1.max(until));
     }
 
+    pub(super) fn has_lifted_nothing(&self) -> bool {
+        self.lifted.is_empty()
+    }
+
     /// The number of the entry that has lifted this.
     pub(super) fn lifted_at(&self, what: &Revoked) -> Option<u64> {
         self.lifted.get(what).map(|(number, _)| *number)

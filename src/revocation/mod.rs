@@ -2,6 +2,7 @@
 
 mod blacklist;
 mod epochs;
+mod exact;
 mod follow;
 mod freshness;
 mod name;

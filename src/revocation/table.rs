@@ -1,8 +1,6 @@
 //! Revoked access tokens: exact, unbounded, looked at without a store.
 
 use std::{
-    collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -14,6 +12,7 @@ use arc_swap::ArcSwap;
 
 use super::{
     epochs::{Epoch, Epochs},
+    exact::{Exact, Mark},
     name::Name,
 };
 use crate::{
@@ -82,36 +81,6 @@ struct Table {
     epochs: RwLock<Epochs>,
     /// How many epochs there are, so that nobody takes the lock for none.
     epoch_count: AtomicUsize,
-}
-
-/// How many maps the entries of one kind are spread over: a map that grows, or is swept, keeps few waiting.
-const SHARDS: usize = 32;
-
-/// The entries of a kind of which there can be millions.
-#[derive(Debug)]
-struct Exact {
-    shards: [RwLock<HashMap<Name, Mark>>; SHARDS],
-    spread: RandomState,
-    len: AtomicUsize,
-    /// Bytes of names that are held outside of the maps.
-    outside: AtomicUsize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    number: u64,
-    until: Timestamp,
-}
-
-impl Default for Exact {
-    fn default() -> Self {
-        Self {
-            shards: std::array::from_fn(|_| RwLock::default()),
-            spread: RandomState::new(),
-            len: AtomicUsize::new(0),
-            outside: AtomicUsize::new(0),
-        }
-    }
 }
 
 impl Default for Revocations {
@@ -213,7 +182,7 @@ impl Revocations {
         let mut sizes = Sizes::default();
         for (_, table) in self.issuers.load().iter() {
             for (n, exact) in [&table.tokens, &table.sessions].into_iter().enumerate() {
-                sizes.entries[n] += exact.len.load(Ordering::Relaxed);
+                sizes.entries[n] += exact.len();
                 sizes.bytes += exact.bytes();
             }
             let (epochs, bytes) = table.read().sizes();
@@ -314,9 +283,10 @@ impl Table {
             Revoked::Key(_) | Revoked::Subject(_) | Revoked::Client(_) | Revoked::Everything => None,
         };
         let until = entry.until;
-        if !entry.lifts && self.epoch_count.load(Ordering::Acquire) == 0 {
-            // The common way: nothing is lifted, and there is no epoch.
-            if let Some((exact, id)) = exact {
+        if let (false, Some((exact, id))) = (entry.lifts, exact) {
+            // The common way: nothing is lifted. Nobody lifts it meanwhile, for the lock is held.
+            let epochs = self.read();
+            if epochs.has_lifted_nothing() {
                 return exact.insert(Name::new(id), Mark { number, until });
             }
         }
@@ -352,87 +322,5 @@ impl Table {
 
     fn write(&self) -> RwLockWriteGuard<'_, Epochs> {
         self.epochs.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Exact {
-    fn shard(&self, name: &Name) -> &RwLock<HashMap<Name, Mark>> {
-        &self.shards[self.spread.hash_one(name) as usize % SHARDS]
-    }
-
-    fn has(&self, text: &str) -> bool {
-        if self.len.load(Ordering::Acquire) == 0 {
-            return false;
-        }
-        let name = Name::new(text);
-        self.shard(&name).read().unwrap_or_else(PoisonError::into_inner).contains_key(&name)
-    }
-
-    fn insert(&self, name: Name, mark: Mark) {
-        let outside = name.outside();
-        let mut shard = self.shard(&name).write().unwrap_or_else(PoisonError::into_inner);
-        match shard.get_mut(&name) {
-            Some(known) => *known = Mark { number: known.number.max(mark.number), until: known.until.max(mark.until) },
-            None => {
-                shard.insert(name, mark);
-                self.outside.fetch_add(outside, Ordering::Relaxed);
-                self.len.fetch_add(1, Ordering::Release);
-            }
-        }
-    }
-
-    fn lift(&self, name: &Name, number: u64) {
-        let mut shard = self.shard(name).write().unwrap_or_else(PoisonError::into_inner);
-        if shard.get(name).is_some_and(|mark| mark.number < number) {
-            shard.remove(name);
-            self.gone(1, name.outside());
-        }
-    }
-
-    fn sweep(&self, now: Timestamp) {
-        for shard in &self.shards {
-            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            let (before, mut outside) = (shard.len(), 0);
-            shard.retain(|name, mark| {
-                let stays = mark.until > now;
-                outside += if stays { 0 } else { name.outside() };
-                stays
-            });
-            self.gone(before - shard.len(), outside);
-            if shard.capacity() > 4 * shard.len() + 64 {
-                shard.shrink_to_fit();
-            }
-        }
-    }
-
-    fn forget_numbers(&self) {
-        for shard in &self.shards {
-            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            shard.values_mut().for_each(|mark| mark.number = 0);
-        }
-    }
-
-    fn gone(&self, entries: usize, outside: usize) {
-        self.len.fetch_sub(entries, Ordering::Relaxed);
-        self.outside.fetch_sub(outside, Ordering::Relaxed);
-    }
-
-    fn bytes(&self) -> usize {
-        // A map has places for an eighth more than its capacity, and a byte beside each.
-        let capacity = |shard: &RwLock<HashMap<Name, Mark>>| {
-            shard.read().unwrap_or_else(PoisonError::into_inner).capacity() * 8 / 7 * (size_of::<(Name, Mark)>() + 1)
-        };
-        self.shards.iter().map(capacity).sum::<usize>() + self.outside.load(Ordering::Relaxed)
-    }
-
-    fn for_each(&self, take: &mut impl FnMut(Box<str>, Mark)) {
-        for shard in &self.shards {
-            // Copied first: whoever takes them may take its time.
-            let entries: Vec<_> = {
-                let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-                shard.iter().map(|(name, mark)| (name.clone(), *mark)).collect()
-            };
-            entries.into_iter().for_each(|(name, mark)| take(name.text(), mark));
-        }
     }
 }

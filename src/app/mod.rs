@@ -1,20 +1,22 @@
 //! The one place that wires rooms: start, serve, drain.
 
+mod commands;
+mod front;
+mod listening;
+
 use std::{
     io::{self, Write as _},
-    net::SocketAddr,
-    rc::Rc,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
 use tokio::{
     runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
 };
 
+pub use self::listening::Listening;
+use self::{commands::obey, front::FrontMaker};
 use crate::{
     admin::{self, Health, api::Api},
     client::Client,
@@ -22,12 +24,10 @@ use crate::{
     config::{Config, Loaded},
     demo,
     gateway::{self, Gateway},
-    http::{Body, HeadFault, Peer, RequestBody},
-    issuer::{self, Cause, Endpoint, Issuer, MAX_FORM_BYTES, RevokeRequest},
+    issuer::{self, Issuer},
     revocation::{Feed, Revocations},
-    server::{self, BindError, Bound, Handler, Pulse, Server, tls::FileWatch},
-    store::Revocation,
-    telemetry::{Decision, FeedMetrics, KeyMetrics, Metrics, Outcome, Recorder, log},
+    server::{self, BindError, Pulse, Server, tls::FileWatch},
+    telemetry::{FeedMetrics, KeyMetrics, Metrics, log},
     token::{
         live::LiveKeys,
         provider::{KeySource, OnStart},
@@ -122,19 +122,6 @@ pub struct App {
     issuer: Option<Arc<Issuer>>,
     feed: Option<Arc<Feed>>,
     background: tokio::task::JoinSet<()>,
-}
-
-/// Where it really listens, and what there is: for who starts it.
-#[derive(Clone, Debug)]
-pub struct Listening {
-    /// Each listener's name, address, whether it speaks TLS, and whether it answers the issuer's paths.
-    pub listeners: Vec<(Arc<str>, SocketAddr, bool, bool)>,
-    /// The admin listener.
-    pub admin: SocketAddr,
-    /// The issuer's `iss`, where there is one.
-    pub issuer: Option<String>,
-    routes: Vec<String>,
-    demo: bool,
 }
 
 impl App {
@@ -296,57 +283,6 @@ async fn tend_keys(issuer: Arc<Issuer>) {
     }
 }
 
-/// Does what a command of the same user says.
-async fn obey(issuer: Arc<Issuer>, line: String) -> admin::socket::Outcome {
-    let wrong = || "this Sidegate does not know that command; it may be older than the one that asks".to_owned();
-    let revoked = |entry: Revocation| describe(&entry, issuer.url().as_str());
-    if let Some(request) = line.strip_prefix("revoke ") {
-        let request: RevokeRequest = serde_json::from_str(request).map_err(|_| wrong())?;
-        let entry = issuer.revoke(&request, Cause::Command).await;
-        return entry.map(revoked).map_err(|error| error.to_string());
-    }
-    if let Some(kid) = line.strip_prefix("keys revoke ") {
-        let (kind, id, reason) = ("key".into(), Some(kid.into()), "`sidegate keys revoke`".into());
-        let request = RevokeRequest { kind, id, reason, ..RevokeRequest::default() };
-        issuer.revoke(&request, Cause::Command).await.map_err(|error| error.to_string())?;
-        return Ok(issuer.list_keys());
-    }
-    if let Some(rest) = line.strip_prefix("revocations lift ") {
-        let (number, reason) = rest.split_once(' ').ok_or_else(wrong)?;
-        let (number, reason): (u64, String) =
-            (number.parse().map_err(|_| wrong())?, serde_json::from_str(reason).map_err(|_| wrong())?);
-        let entry = issuer.lift(number, &reason, Cause::Command).await;
-        return entry.map(revoked).map_err(|error| error.to_string());
-    }
-    if let Some((after, limit)) = line.strip_prefix("revocations list ").and_then(|rest| rest.split_once(' ')) {
-        let (after, limit) = (after.parse().map_err(|_| wrong())?, limit.parse().map_err(|_| wrong())?);
-        let entries = issuer.revocations(after, limit).await.map_err(|error| error.to_string())?;
-        let lines: Vec<_> = entries.into_iter().map(revoked).collect();
-        return Ok(if lines.is_empty() { "nothing is revoked".into() } else { lines.join("\n") });
-    }
-    let obeying = tokio::task::spawn_blocking(move || {
-        let words: Vec<_> = line.split(' ').collect();
-        let outcome = match words[..] {
-            ["keys", "list"] => return Ok(issuer.list_keys()),
-            ["keys", "rotate"] => issuer.rotate_keys(false),
-            ["keys", "rotate", "now"] => issuer.rotate_keys(true),
-            _ => return Err(wrong()),
-        };
-        outcome.map_err(|error| error.to_string())
-    });
-    obeying.await.unwrap_or_else(|_| Err("it failed; the log says how".into()))
-}
-
-/// An entry of the revocation log, for a person.
-fn describe(entry: &Revocation, own: &str) -> String {
-    let issuer = entry.issuer.as_ref().map_or(own, |issuer| issuer.as_str());
-    let verb = if entry.lifts { "lifted" } else { "revoked" };
-    let left = entry.until.since(entry.at).unwrap_or_default().as_secs();
-    let Revocation { number, what, reason, .. } = entry;
-    let name = what.id().map(|id| format!(" {id}")).unwrap_or_default();
-    format!("{number}  {verb} {}{name} of {issuer} for {left} s: {reason}", what.kind())
-}
-
 fn wants_demo(config: &Config) -> bool {
     config.gateway.upstreams.iter().any(|upstream| upstream.target == gateway::config::Target::Demo)
 }
@@ -403,149 +339,5 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-}
-
-/// Makes each worker's front.
-#[derive(Clone)]
-struct FrontMaker {
-    gateway: Arc<Gateway>,
-    issuer: Option<Arc<Issuer>>,
-    metrics: Metrics,
-    control: Handle,
-}
-
-impl FrontMaker {
-    fn make(&self) -> Rc<Front> {
-        Rc::new(Front {
-            gateway: self.gateway.worker(),
-            issuer: self.issuer.clone(),
-            recorder: Recorder::new(self.metrics.clone(), &["issuer".into()], &[], &[]),
-            control: self.control.clone(),
-        })
-    }
-}
-
-/// What a worker serves: the issuer's paths where the listener answers them, the gateway for everything else.
-struct Front {
-    gateway: Rc<gateway::Worker>,
-    issuer: Option<Arc<Issuer>>,
-    recorder: Recorder,
-    control: Handle,
-}
-
-impl Handler for Front {
-    async fn handle(&self, request: Request<RequestBody>, peer: &Peer) -> Response<Body> {
-        // What has more than one reading is the gateway's to refuse.
-        let readable = request.extensions().get::<HeadFault>().is_none();
-        let issuer = self.issuer.as_ref().filter(|_| peer.issuer && readable);
-        match issuer.and_then(|issuer| Some((issuer, issuer.endpoint(request.uri().path())?))) {
-            Some((issuer, endpoint)) => self.ask(issuer, endpoint, request).await,
-            None => self.gateway.handle(request, peer).await,
-        }
-    }
-}
-
-impl Front {
-    /// Reads the form on this worker, and lets the issuer answer on its own runtime, where it may take its time.
-    async fn ask(&self, issuer: &Arc<Issuer>, endpoint: Endpoint, request: Request<RequestBody>) -> Response<Body> {
-        let started = std::time::Instant::now();
-        let _in_flight = self.recorder.request_started();
-        let method = request.method().clone();
-        let (head, body) = request.into_parts();
-        let response = match Limited::new(body, MAX_FORM_BYTES).collect().await {
-            Ok(form) => {
-                let (issuer, request) = (issuer.clone(), Request::from_parts(head, form.to_bytes()));
-                if endpoint == Endpoint::Feed {
-                    return self.feed(&issuer, &request, started);
-                }
-                match self.control.spawn(async move { issuer.handle(endpoint, request).await }).await {
-                    Ok(response) => response,
-                    Err(error) => {
-                        tracing::error!(%error, "the issuer failed");
-                        issuer::refusal(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "The issuer failed.")
-                    }
-                }
-            }
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                issuer::refusal(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "The form is larger than 64 KiB.")
-            }
-            Err(_) => issuer::refusal(StatusCode::BAD_REQUEST, "invalid_request", "The body broke off."),
-        };
-        let response = response.map(Body::from);
-        let status = response.status();
-        let outcome = Outcome { route: Some(0), decision: Decision::Answered, reason: "issuer", status };
-        self.recorder.request_ended(&method, outcome, started.elapsed());
-        response
-    }
-}
-
-impl Front {
-    /// Has a process follow the revocation log. The log is read on the issuer's runtime.
-    fn feed(
-        &self,
-        issuer: &Arc<Issuer>,
-        request: &Request<bytes::Bytes>,
-        started: std::time::Instant,
-    ) -> Response<Body> {
-        let _issuers = self.control.enter();
-        let response = match issuer.follow(request) {
-            Ok(pieces) => {
-                let mut response = Response::new(Body::from(pieces));
-                let headers = response.headers_mut();
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-                // Nobody on the way shall keep, change or gather what must arrive at once.
-                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
-                headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-                response
-            }
-            Err(refusal) => refusal.map(Body::from),
-        };
-        let outcome =
-            Outcome { route: Some(0), decision: Decision::Answered, reason: "feed", status: response.status() };
-        self.recorder.request_ended(request.method(), outcome, started.elapsed());
-        response
-    }
-}
-
-impl Listening {
-    fn of(config: &Config, bound: &[Bound], admin: SocketAddr) -> Self {
-        let listeners = config.server.listeners.iter().zip(bound);
-        let upstreams = &config.gateway.upstreams;
-        Self {
-            listeners: listeners
-                .map(|(configured, bound)| {
-                    (bound.name.clone(), bound.address, configured.tls.is_some(), configured.issuer)
-                })
-                .collect(),
-            admin,
-            issuer: config.issuer.as_ref().map(|issuer| issuer.url.to_string()),
-            routes: config.gateway.routes.iter().map(|route| route.describe(&upstreams[route.upstream].name)).collect(),
-            demo: wants_demo(config),
-        }
-    }
-
-    fn print(&self, out: &mut impl io::Write) -> io::Result<()> {
-        writeln!(out, "Sidegate {} (pid {}) is ready.", env!("CARGO_PKG_VERSION"), std::process::id())?;
-        for (name, address, tls, issuer) in &self.listeners {
-            let scheme = if *tls { "https" } else { "http" };
-            let issuer = if *issuer { ", with the issuer" } else { "" };
-            writeln!(out, "  listener  {name:<10} {scheme}://{address}{issuer}")?;
-        }
-        writeln!(out, "  admin     {:<10} http://{}/metrics", "", self.admin)?;
-        if let Some(issuer) = &self.issuer {
-            writeln!(out, "  issuer    {:<10} {issuer}", "")?;
-        }
-        for route in &self.routes {
-            writeln!(out, "  route     {route}")?;
-        }
-        if let (true, Some(url)) = (self.demo, &self.issuer) {
-            let token = format!("{url}/oauth/token");
-            writeln!(
-                out,
-                "\nTry:\n  curl -u testclient:secret -d 'grant_type=password&username=test&password=test' {token}"
-            )?;
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,60 @@
+//! What commands of the same user have the process that runs do, over the socket in its data folder.
+
+use std::sync::Arc;
+
+use crate::{
+    admin,
+    issuer::{Cause, Issuer, RevokeRequest},
+    store::Revocation,
+};
+
+/// Does what a command of the same user says.
+pub(super) async fn obey(issuer: Arc<Issuer>, line: String) -> admin::socket::Outcome {
+    let wrong = || "this Sidegate does not know that command; it may be older than the one that asks".to_owned();
+    let revoked = |entry: Revocation| describe(&entry, issuer.url().as_str());
+    if let Some(request) = line.strip_prefix("revoke ") {
+        let request: RevokeRequest = serde_json::from_str(request).map_err(|_| wrong())?;
+        let entry = issuer.revoke(&request, Cause::Command).await;
+        return entry.map(revoked).map_err(|error| error.to_string());
+    }
+    if let Some(kid) = line.strip_prefix("keys revoke ") {
+        let (kind, id, reason) = ("key".into(), Some(kid.into()), "`sidegate keys revoke`".into());
+        let request = RevokeRequest { kind, id, reason, ..RevokeRequest::default() };
+        issuer.revoke(&request, Cause::Command).await.map_err(|error| error.to_string())?;
+        return Ok(issuer.list_keys());
+    }
+    if let Some(rest) = line.strip_prefix("revocations lift ") {
+        let (number, reason) = rest.split_once(' ').ok_or_else(wrong)?;
+        let (number, reason): (u64, String) =
+            (number.parse().map_err(|_| wrong())?, serde_json::from_str(reason).map_err(|_| wrong())?);
+        let entry = issuer.lift(number, &reason, Cause::Command).await;
+        return entry.map(revoked).map_err(|error| error.to_string());
+    }
+    if let Some((after, limit)) = line.strip_prefix("revocations list ").and_then(|rest| rest.split_once(' ')) {
+        let (after, limit) = (after.parse().map_err(|_| wrong())?, limit.parse().map_err(|_| wrong())?);
+        let entries = issuer.revocations(after, limit).await.map_err(|error| error.to_string())?;
+        let lines: Vec<_> = entries.into_iter().map(revoked).collect();
+        return Ok(if lines.is_empty() { "nothing is revoked".into() } else { lines.join("\n") });
+    }
+    let obeying = tokio::task::spawn_blocking(move || {
+        let words: Vec<_> = line.split(' ').collect();
+        let outcome = match words[..] {
+            ["keys", "list"] => return Ok(issuer.list_keys()),
+            ["keys", "rotate"] => issuer.rotate_keys(false),
+            ["keys", "rotate", "now"] => issuer.rotate_keys(true),
+            _ => return Err(wrong()),
+        };
+        outcome.map_err(|error| error.to_string())
+    });
+    obeying.await.unwrap_or_else(|_| Err("it failed; the log says how".into()))
+}
+
+/// An entry of the revocation log, for a person.
+fn describe(entry: &Revocation, own: &str) -> String {
+    let issuer = entry.issuer.as_ref().map_or(own, |issuer| issuer.as_str());
+    let verb = if entry.lifts { "lifted" } else { "revoked" };
+    let left = entry.until.since(entry.at).unwrap_or_default().as_secs();
+    let Revocation { number, what, reason, .. } = entry;
+    let name = what.id().map(|id| format!(" {id}")).unwrap_or_default();
+    format!("{number}  {verb} {}{name} of {issuer} for {left} s: {reason}", what.kind())
+}

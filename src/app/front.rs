@@ -1,0 +1,115 @@
+//! What a worker serves: the issuer's paths where the listener answers them, the gateway for everything else.
+
+use std::{rc::Rc, sync::Arc};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use tokio::runtime::Handle;
+
+use crate::{
+    gateway::{self, Gateway},
+    http::{Body, HeadFault, Peer, RequestBody},
+    issuer::{self, Endpoint, Issuer, MAX_FORM_BYTES},
+    server::Handler,
+    telemetry::{Decision, Metrics, Outcome, Recorder},
+};
+
+/// Makes each worker's front.
+#[derive(Clone)]
+pub(super) struct FrontMaker {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) issuer: Option<Arc<Issuer>>,
+    pub(super) metrics: Metrics,
+    pub(super) control: Handle,
+}
+
+impl FrontMaker {
+    pub(super) fn make(&self) -> Rc<Front> {
+        Rc::new(Front {
+            gateway: self.gateway.worker(),
+            issuer: self.issuer.clone(),
+            recorder: Recorder::new(self.metrics.clone(), &["issuer".into()], &[], &[]),
+            control: self.control.clone(),
+        })
+    }
+}
+
+/// What a worker serves: the issuer's paths where the listener answers them, the gateway for everything else.
+pub(super) struct Front {
+    gateway: Rc<gateway::Worker>,
+    issuer: Option<Arc<Issuer>>,
+    recorder: Recorder,
+    control: Handle,
+}
+
+impl Handler for Front {
+    async fn handle(&self, request: Request<RequestBody>, peer: &Peer) -> Response<Body> {
+        // What has more than one reading is the gateway's to refuse.
+        let readable = request.extensions().get::<HeadFault>().is_none();
+        let issuer = self.issuer.as_ref().filter(|_| peer.issuer && readable);
+        match issuer.and_then(|issuer| Some((issuer, issuer.endpoint(request.uri().path())?))) {
+            Some((issuer, endpoint)) => self.ask(issuer, endpoint, request).await,
+            None => self.gateway.handle(request, peer).await,
+        }
+    }
+}
+
+impl Front {
+    /// Reads the form on this worker, and lets the issuer answer on its own runtime, where it may take its time.
+    async fn ask(&self, issuer: &Arc<Issuer>, endpoint: Endpoint, request: Request<RequestBody>) -> Response<Body> {
+        let started = std::time::Instant::now();
+        let _in_flight = self.recorder.request_started();
+        let method = request.method().clone();
+        let (head, body) = request.into_parts();
+        let response = match Limited::new(body, MAX_FORM_BYTES).collect().await {
+            Ok(form) => {
+                let (issuer, request) = (issuer.clone(), Request::from_parts(head, form.to_bytes()));
+                if endpoint == Endpoint::Feed {
+                    return self.feed(&issuer, &request, started);
+                }
+                match self.control.spawn(async move { issuer.handle(endpoint, request).await }).await {
+                    Ok(response) => response,
+                    Err(error) => {
+                        tracing::error!(%error, "the issuer failed");
+                        issuer::refusal(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "The issuer failed.")
+                    }
+                }
+            }
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                issuer::refusal(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "The form is larger than 64 KiB.")
+            }
+            Err(_) => issuer::refusal(StatusCode::BAD_REQUEST, "invalid_request", "The body broke off."),
+        };
+        let response = response.map(Body::from);
+        let status = response.status();
+        let outcome = Outcome { route: Some(0), decision: Decision::Answered, reason: "issuer", status };
+        self.recorder.request_ended(&method, outcome, started.elapsed());
+        response
+    }
+
+    /// Has a process follow the revocation log. The log is read on the issuer's runtime.
+    fn feed(
+        &self,
+        issuer: &Arc<Issuer>,
+        request: &Request<bytes::Bytes>,
+        started: std::time::Instant,
+    ) -> Response<Body> {
+        let _issuers = self.control.enter();
+        let response = match issuer.follow(request) {
+            Ok(pieces) => {
+                let mut response = Response::new(Body::from(pieces));
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+                // Nobody on the way shall keep, change or gather what must arrive at once.
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+                headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+                response
+            }
+            Err(refusal) => refusal.map(Body::from),
+        };
+        let outcome =
+            Outcome { route: Some(0), decision: Decision::Answered, reason: "feed", status: response.status() };
+        self.recorder.request_ended(request.method(), outcome, started.elapsed());
+        response
+    }
+}
