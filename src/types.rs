@@ -4,6 +4,8 @@
 use std::{collections::BTreeSet, fmt, ops::Deref, str::FromStr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, header};
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 /// Declares a cheap-to-clone string type.
@@ -215,6 +217,14 @@ impl Secret {
     /// The bytes themselves. Every caller is a place where they could leak.
     pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether a request shows it as its one bearer token (RFC 6750 §2.1). Compared in constant time, its length apart.
+    pub fn is_shown_in(&self, headers: &HeaderMap) -> bool {
+        let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(field), None) = (fields.next(), fields.next()) else { return false };
+        let shown = field.as_bytes().split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+        shown.is_some_and(|(_, shown)| bool::from(shown.ct_eq(&self.0)))
     }
 }
 

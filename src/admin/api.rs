@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq as _;
 
 use crate::{
     clock::Timestamp,
@@ -95,14 +94,9 @@ impl Api {
         }
     }
 
-    /// RFC 6750 §2.1; compared in constant time, its length apart.
     fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let token = self.token.as_ref().ok_or(Refusal::NoToken)?;
-        let mut fields = headers.get_all(header::AUTHORIZATION).iter();
-        let (Some(field), None) = (fields.next(), fields.next()) else { return Err(Refusal::WrongToken) };
-        let shown = field.as_bytes().split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-        let right = shown.is_some_and(|(_, shown)| bool::from(shown.ct_eq(token.expose())));
-        if right { Ok(()) } else { Err(Refusal::WrongToken) }
+        if token.is_shown_in(headers) { Ok(()) } else { Err(Refusal::WrongToken) }
     }
 
     /// What is revoked: from the log where it is kept here, with its reasons; from memory elsewhere.

@@ -241,11 +241,11 @@ impl App {
             issuer.dismiss_followers();
         }
         self.server.drain().await;
+        self.background.shutdown().await;
         if let Some(feed) = self.feed.take() {
             // A panic there has been logged.
             let _ = tokio::task::spawn_blocking(move || feed.save()).await;
         }
-        self.background.shutdown().await;
         tracing::info!("drained");
     }
 

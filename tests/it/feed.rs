@@ -17,7 +17,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, Sidegate, Upstream, client::request, config_with_issuer, wait_for, write_config};
+use crate::support::{
+    PATIENCE, Sidegate, Upstream, begin_to_read, client::request, config_with_issuer, wait_for, write_config,
+};
 
 const CREDENTIAL: &str = "feedfeedfeedfeedfeedfeedfeedfeed";
 const ADMIN: &str = "0123456789abcdef0123456789abcdef";
@@ -406,19 +408,8 @@ fn who_does_not_show_the_credential_learns_nothing() {
     let dir = folder_with_keys(&gateway);
     let config = sidecar_config(gateway.address(), "", Upstream::start().address(), "max_staleness: 30s");
     write_config(dir.path(), &config.replace(CREDENTIAL, "anotheranotheranotheranotheranother"));
-    let mut child = crate::support::command(dir.path())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains("status 401") {
-        assert!(std::io::BufRead::read_line(&mut log, &mut said).unwrap() > 0, "{said}");
-    }
+    let said = complains_until(dir.path(), "status 401");
     assert!(!said.contains("another"), "{said}");
-    child.kill().unwrap();
-    child.wait().unwrap();
     // Where no credential is configured there is no feed: it is a path like any other.
     let closed = Sidegate::start(&config_with_issuer(
         Upstream::start().address(),
@@ -427,6 +418,20 @@ fn who_does_not_show_the_credential_learns_nothing() {
     let answer = closed.get(PATH, &[("Authorization", &format!("Bearer {CREDENTIAL}"))]);
     assert_eq!((answer.status, answer.member("error")), (401, "invalid_token".into()));
     assert_eq!(closed.get_with(PATH, &client_token(&closed)).status, 200, "it went to the upstream");
+}
+
+/// What a Sidegate that cannot become ready logs, up to a line with `mark`.
+fn complains_until(dir: &std::path::Path, mark: &str) -> String {
+    let mut command = crate::support::command(dir);
+    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains(mark) {
+        assert!(std::io::BufRead::read_line(&mut log, &mut said).unwrap() > 0, "{said}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    said
 }
 
 #[test]
@@ -439,16 +444,7 @@ fn what_goes_on_at_a_sidecar_ends_when_the_gateway_revokes_it() {
     });
     let sidecar = sidecar_before(&gateway, gateway.address(), &endless, "max_staleness: 30s");
     let token = log_in(&gateway);
-    let mut stream = TcpStream::connect(sidecar.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"hello\r\n") {
-        let mut piece = [0; 1024];
-        let read = stream.read(&mut piece).unwrap();
-        assert!(read > 0, "it ended early");
-        answer.extend_from_slice(&piece[..read]);
-    }
+    let mut stream = begin_to_read(sidecar.address(), &token, b"hello\r\n");
     revoke(&gateway, "subject", Some("alice"));
     let mut rest = Vec::new();
     assert!(stream.read_to_end(&mut rest).is_ok() || !rest.is_empty() || stream.peek(&mut [0]).is_err());

@@ -2,14 +2,13 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
     process::Output,
     time::Instant,
 };
 
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, Sidegate, Upstream, client::request, config_with_issuer};
+use crate::support::{PATIENCE, Sidegate, Upstream, begin_to_read, client::request, config_with_issuer};
 
 const ROUTE: &str = "routes: [{ name: all, match: { path_prefix: / }, upstream: app }]\n";
 const TOKEN: &str = "Bearer 0123456789abcdef0123456789abcdef";
@@ -185,16 +184,7 @@ fn an_answer_that_goes_on_ends_when_an_epoch_reaches_its_token() {
             let active = said.lines().find(|line| line.contains(" active ")).unwrap();
             body["id"] = active.split_whitespace().next().unwrap().into();
         }
-        let mut stream = TcpStream::connect(gate.address()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {access}\r\n\r\n").unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"hello\r\n") {
-            let mut piece = [0; 1024];
-            let read = stream.read(&mut piece).unwrap();
-            assert!(read > 0, "it ended early");
-            answer.extend_from_slice(&piece[..read]);
-        }
+        let mut stream = begin_to_read(gate.address(), &access, b"hello\r\n");
         let (status, said) = revoke(&gate, &body);
         assert_eq!(status, 201, "{said}");
         let told = Instant::now();

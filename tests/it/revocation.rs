@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use crate::support::Random;
 use sidegate::{
     clock::{Clock, Timestamp},
     revocation::{Blacklist, Revocations},
@@ -327,19 +328,6 @@ fn refused_by(log: &[Revocation], now: Timestamp, names: &[String], began: u64) 
         || epoch(Revoked::Subject(names[3].as_str().into()))
         || epoch(Revoked::Client(names[4].as_str().into()))
         || epoch(Revoked::Everything)
-}
-
-/// A few numbers by chance that are the same every time (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound as u64) as usize
-    }
 }
 
 #[test]

@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use subtle::ConstantTimeEq as _;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::{MissedTickBehavior, interval, sleep},
@@ -63,7 +62,8 @@ pub(in crate::issuer) fn answer(
     if request.method() != Method::GET {
         return Err(method_not_allowed("GET").into());
     }
-    if !may_follow(issuer, request) {
+    let credential = issuer.config.feed_credential.as_ref();
+    if !credential.is_some_and(|credential| credential.is_shown_in(request.headers())) {
         let why = "Show the credential of the revocation feed as a bearer token.";
         let mut response = refusal(StatusCode::UNAUTHORIZED, "invalid_token", why);
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -107,16 +107,6 @@ pub(in crate::issuer) fn answer(
         }
     });
     Ok(answer)
-}
-
-/// Compared in constant time, its length apart.
-fn may_follow(issuer: &Issuer, request: &Request<Bytes>) -> bool {
-    let mut fields = request.headers().get_all(header::AUTHORIZATION).iter();
-    let (Some(credential), Some(field), None) = (&issuer.config.feed_credential, fields.next(), fields.next()) else {
-        return false;
-    };
-    let shown = field.as_bytes().split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-    shown.is_some_and(|(_, shown)| bool::from(shown.ct_eq(credential.expose())))
 }
 
 /// One that follows.

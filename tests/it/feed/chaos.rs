@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use super::*;
+use crate::support::Random;
 
 fn soaking() -> bool {
     std::env::var_os("SIDEGATE_SOAK").is_some()
@@ -91,19 +92,6 @@ fn storm_of_revocations_reaches_every_sidecar_and_refuses_nobody_else() {
     for sidecar in &sidecars {
         assert_eq!(table(sidecar), expected);
         assert_eq!(sidecar.metric("sidegate_revocation_propagation_seconds_count") as usize, rounds);
-    }
-}
-
-/// A few numbers by chance that are the same every time (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound as u64) as usize
     }
 }
 

@@ -43,19 +43,8 @@ fn a_feed_over_tls_trusts_whom_it_is_told_to() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("keys.json"), &jwks).unwrap();
     write_config(dir.path(), &follow(&other.file));
-    let mut child = crate::support::command(dir.path())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains("the revocation feed is lost") {
-        assert!(std::io::BufRead::read_line(&mut log, &mut said).unwrap() > 0, "{said}");
-    }
+    let said = complains_until(dir.path(), "the revocation feed is lost");
     assert!(said.contains("certificate"), "{said}");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[test]

@@ -38,6 +38,35 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
     }
 }
 
+/// A few numbers by chance that are the same every time (SplitMix64).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % bound as u64) as usize
+    }
+}
+
+/// Asks a path with a token, and reads the answer on until it ends in `mark`.
+pub(crate) fn begin_to_read(gate: SocketAddr, token: &str, mark: &[u8]) -> std::net::TcpStream {
+    use std::io::Write as _;
+    let mut stream = std::net::TcpStream::connect(gate).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(mark) {
+        let mut piece = [0; 1024];
+        let read = stream.read(&mut piece).unwrap();
+        assert!(read > 0, "it ended early");
+        answer.extend_from_slice(&piece[..read]);
+    }
+    stream
+}
+
 /// A program the tests need; `None`, with a line that cannot be missed, where it is absent and may be.
 pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     let paths = env::var_os("PATH").unwrap_or_default();

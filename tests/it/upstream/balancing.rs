@@ -166,10 +166,14 @@ fn a_name_is_looked_up_again() {
         eprintln!("\n!!! SKIPPED: this system has no user namespaces for tests\n");
         return;
     }
-    let port = nobody().port();
-    let listen = |ip: &str| {
-        let name = ip.to_owned();
-        let listener = TcpListener::bind((ip, port)).unwrap();
+    // One port that is free on both addresses: whoever else asks for one may get it in between.
+    let (port, one, other) = wait_for("a port that is free twice", || {
+        let one = TcpListener::bind(("127.0.0.2", 0)).ok()?;
+        let port = one.local_addr().ok()?.port();
+        Some((port, one, TcpListener::bind(("127.0.0.3", port)).ok()?))
+    });
+    let answer = |listener: TcpListener| {
+        let name = listener.local_addr().unwrap().ip().to_string();
         std::thread::spawn(move || {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let name = name.clone();
@@ -182,8 +186,8 @@ fn a_name_is_looked_up_again() {
             }
         });
     };
-    listen("127.0.0.2");
-    listen("127.0.0.3");
+    answer(one);
+    answer(other);
     let yaml = config(&format!("urls: [\"http://app.example:{port}\"], dns_refresh: 1s"));
     let gate =
         Sidegate::start_within(dir, &yaml, &["unshare", "-rm", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
