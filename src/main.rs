@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sidegate::cli::{Cli, Command, check, hash_password, keys, revoke, run};
+use sidegate::cli::{Cli, Command, check, hash_password, keys, revoke, run, sessions};
 
 fn main() -> ExitCode {
     match Cli::parse().into_command() {
@@ -17,6 +17,9 @@ fn main() -> ExitCode {
         // Tell it what to refuse from now on; ask it what it refuses.
         Command::Revoke(args) => revoke::main(&args),
         Command::Revocations(args) => revoke::list(&args),
+        // Ask it for the sessions it keeps, and for how much that is.
+        Command::Sessions(args) => sessions::main(&args),
+        Command::Store(args) => sessions::store(&args),
         // Turn a password or a fresh secret into what the configuration keeps of it.
         Command::HashPassword(args) => hash_password::main(&args),
     }

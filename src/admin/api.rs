@@ -1,4 +1,7 @@
-//! What an operator can do over HTTP, who shows the admin token: see what is revoked, revoke, and lift.
+//! What an operator can do over HTTP, who shows the admin token: see what is revoked, revoke, and lift; see sessions, and
+//! end them.
+
+pub mod sessions;
 
 use std::sync::Arc;
 
@@ -18,6 +21,8 @@ use crate::{
 
 /// Where it is.
 const PATH: &str = "/admin/revocations";
+/// Where sessions are.
+const SESSIONS: &str = "/admin/sessions";
 /// The largest body, in bytes.
 const MAX_BODY: usize = 16 << 10;
 /// How many entries a page has unless it is said, and at the most.
@@ -41,8 +46,9 @@ enum Refusal {
     NoToken,
     WrongToken,
     Method(&'static str),
-    NotFound,
+    NotFound(&'static str),
     NoLog,
+    NoSessions,
     Wrong(String),
     Revoke(RevokeError),
 }
@@ -62,7 +68,7 @@ impl From<Unavailable> for Refusal {
 impl Api {
     /// Whether a path is its own.
     pub fn has(path: &str) -> bool {
-        path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        [PATH, SESSIONS].iter().any(|own| below(own, path).is_some())
     }
 
     /// Answers a request of its own.
@@ -73,7 +79,10 @@ impl Api {
     async fn act(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
         self.check_token(request.headers())?;
         let (method, query) = (request.method().clone(), request.uri().query().unwrap_or_default().to_owned());
-        let rest = request.uri().path().strip_prefix(PATH).unwrap_or_default().to_owned();
+        if let Some(rest) = below(SESSIONS, request.uri().path()) {
+            return sessions::act(self.issuer.as_deref().ok_or(Refusal::NoSessions)?, &method, rest, &query).await;
+        }
+        let rest = below(PATH, request.uri().path()).unwrap_or_default().to_owned();
         match (rest.strip_prefix('/'), method) {
             (None, Method::GET) => self.list(&query).await,
             (None, Method::POST) => {
@@ -88,7 +97,7 @@ impl Api {
             (None, _) => Err(Refusal::Method("GET, POST")),
             (Some(number), Method::DELETE) => {
                 let issuer = self.issuer.as_ref().ok_or(Refusal::NoLog)?;
-                let number = number.parse().map_err(|_| Refusal::NotFound)?;
+                let number = number.parse().map_err(|_| Refusal::NotFound("an entry has a number"))?;
                 let reason = parameter(&query, "reason").unwrap_or_else(|| "not said".into());
                 let revocation = issuer.lift(number, &reason, Cause::AdminApi).await?;
                 Ok(answer(StatusCode::OK, &described(&revocation, issuer.url().as_str())))
@@ -104,15 +113,8 @@ impl Api {
 
     /// What is revoked: from the log where it is kept here, with its reasons; from memory elsewhere.
     async fn list(&self, query: &str) -> Result<Response<Full<Bytes>>, Refusal> {
-        let number = |name, unless_said: u64| match parameter(query, name) {
-            None => Ok(unless_said),
-            Some(text) => text.parse().map_err(|_| Refusal::Wrong(format!("`{name}` is not a number"))),
-        };
-        let after = number("after", 0)?;
-        let limit = usize::try_from(number("limit", PAGE.0 as u64)?).unwrap_or(usize::MAX);
-        if limit == 0 || limit > PAGE.1 {
-            return Err(Refusal::Wrong(format!("`limit` must be from 1 to {}", PAGE.1)));
-        }
+        let after = number(query, "after", 0)?;
+        let limit = limit(query)?;
         let (entries, last) = match &self.issuer {
             Some(issuer) => {
                 let entries = issuer.revocations(after, limit).await?;
@@ -171,6 +173,27 @@ async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Res
     serde_json::from_slice(&body.to_bytes()).map_err(|error| Refusal::Wrong(format!("the body: {error}")))
 }
 
+/// What comes after a path of ours, with the slash in front; empty where nothing does.
+fn below<'a>(own: &str, path: &'a str) -> Option<&'a str> {
+    path.strip_prefix(own).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn number(query: &str, name: &str, unless_said: u64) -> Result<u64, Refusal> {
+    match parameter(query, name) {
+        None => Ok(unless_said),
+        Some(text) => text.parse().map_err(|_| Refusal::Wrong(format!("`{name}` is not a number"))),
+    }
+}
+
+/// How many entries a page is to have.
+fn limit(query: &str) -> Result<usize, Refusal> {
+    let limit = usize::try_from(number(query, "limit", PAGE.0 as u64)?).unwrap_or(usize::MAX);
+    if limit == 0 || limit > PAGE.1 {
+        return Err(Refusal::Wrong(format!("`limit` must be from 1 to {}", PAGE.1)));
+    }
+    Ok(limit)
+}
+
 fn parameter(query: &str, name: &str) -> Option<String> {
     form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
@@ -187,11 +210,16 @@ impl Refusal {
                 (StatusCode::UNAUTHORIZED, "invalid_token", "show the admin token as a bearer token".to_owned())
             }
             Self::Method(allowed) => (StatusCode::METHOD_NOT_ALLOWED, "method", format!("only {allowed}")),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "an entry has a number".to_owned()),
+            Self::NotFound(text) => (StatusCode::NOT_FOUND, "not_found", (*text).to_owned()),
             Self::NoLog => (
                 StatusCode::CONFLICT,
                 "no_log",
                 "the revocation log is kept elsewhere: ask the gateway that this process follows".to_owned(),
+            ),
+            Self::NoSessions => (
+                StatusCode::CONFLICT,
+                "no_sessions",
+                "there is no `issuer:` here, which has the sessions: ask the gateway that has".to_owned(),
             ),
             Self::Wrong(text) => (StatusCode::BAD_REQUEST, "invalid_request", text.clone()),
             Self::Revoke(error) => match error {

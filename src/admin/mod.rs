@@ -150,7 +150,10 @@ fn answer(
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be rendered; see the log\n")
             }
         },
-        _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /livez, /readyz, /startupz and /admin/revocations\n"),
+        _ => plain(
+            StatusCode::NOT_FOUND,
+            "there are /metrics, /livez, /readyz, /startupz, /admin/revocations and /admin/sessions\n",
+        ),
     }
 }
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use crate::{
     admin,
-    issuer::{Cause, Issuer, RevokeRequest},
-    store::Revocation,
+    clock::Timestamp,
+    issuer::{Cause, Issuer, RevokeRequest, SessionsRequest},
+    store::{Record, Revocation, Whose},
+    types::{ClientId, SessionId, Subject},
 };
 
 /// Does what a command of the same user says.
@@ -36,6 +38,34 @@ pub(super) async fn obey(issuer: Arc<Issuer>, line: String) -> admin::socket::Ou
         let lines: Vec<_> = entries.into_iter().map(revoked).collect();
         return Ok(if lines.is_empty() { "nothing is revoked".into() } else { lines.join("\n") });
     }
+    if let Some(query) = line.strip_prefix("sessions list ") {
+        let SessionsRequest { subject, client, after, limit } = serde_json::from_str(query).map_err(|_| wrong())?;
+        let whose = match (subject, client) {
+            (Some(subject), _) => Whose::Subject(Subject::new(subject)),
+            (None, Some(client)) => Whose::Client(ClientId::new(client)),
+            (None, None) => Whose::Everybodys,
+        };
+        let after = match after {
+            Some(text) => Some(SessionId::parse(&text).ok_or("--after is not the name of a session")?),
+            None => None,
+        };
+        let records = issuer.sessions(whose, after, limit).await.map_err(|error| error.to_string())?;
+        let lines: Vec<_> = records.iter().map(|record| session_line(record, issuer.now())).collect();
+        return Ok(if lines.is_empty() { "there are no sessions".into() } else { lines.join("\n") });
+    }
+    if let Some(id) = line.strip_prefix("sessions show ") {
+        let unknown = || "there is no such session; it may have ended long ago".to_owned();
+        let id = SessionId::parse(id).ok_or_else(unknown)?;
+        let record = issuer.session(id).await.map_err(|error| error.to_string())?.ok_or_else(unknown)?;
+        return Ok(session_text(&record, issuer.now()));
+    }
+    if line == "store stats" {
+        let stats = issuer.stats().await.map_err(|error| error.to_string())?;
+        return Ok(format!(
+            "sessions     {}\nrevocations  {}\nepochs       {}\ncodes        {}\nbytes        {}\nlog          {}",
+            stats.sessions, stats.revocations, stats.epochs, stats.codes, stats.bytes, stats.log
+        ));
+    }
     let obeying = tokio::task::spawn_blocking(move || {
         let words: Vec<_> = line.split(' ').collect();
         let outcome = match words[..] {
@@ -47,6 +77,48 @@ pub(super) async fn obey(issuer: Arc<Issuer>, line: String) -> admin::socket::Ou
         outcome.map_err(|error| error.to_string())
     });
     obeying.await.unwrap_or_else(|_| Err("it failed; the log says how".into()))
+}
+
+/// A session in a line.
+fn session_line(record: &Record, now: Timestamp) -> String {
+    let Record { session, visits, .. } = record;
+    let last = visits.last().map_or_else(String::new, |visit| {
+        format!("last seen {} ago from {}", ago(visit.last, now), visit.visitor.address)
+    });
+    format!(
+        "{}  {:<10}  {} at {}, opened {} ago, {last}",
+        session.id,
+        record.state(now),
+        session.subject,
+        session.client,
+        ago(record.opened, now)
+    )
+}
+
+/// A session with its history.
+fn session_text(record: &Record, now: Timestamp) -> String {
+    use std::fmt::Write as _;
+    let mut text = session_line(record, now);
+    let _ = write!(text, "\n  scope      {}\n  rotations  {}", record.session.scopes, record.session.generation);
+    if let Some(left) = record.idle_expiry.since(now).filter(|_| record.state(now) == "live") {
+        let _ = write!(text, "\n  ends       in {} s, unless it is refreshed before", left.as_secs());
+    }
+    for visit in &record.visits {
+        let _ = write!(
+            text,
+            "\n  from {} ago to {} ago: {} refreshes, {}, {}",
+            ago(visit.from, now),
+            ago(visit.last, now),
+            visit.refreshes,
+            visit.visitor.address,
+            visit.visitor.agent
+        );
+    }
+    text
+}
+
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    format!("{} s", now.since(then).unwrap_or_default().as_secs())
 }
 
 /// An entry of the revocation log, for a person.

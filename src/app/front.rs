@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::runtime::Handle;
 
@@ -11,6 +11,7 @@ use crate::{
     http::{Body, HeadFault, Peer, RequestBody},
     issuer::{self, Endpoint, Issuer, MAX_FORM_BYTES},
     server::Handler,
+    store::Visitor,
     telemetry::{Decision, Metrics, Outcome, Recorder},
 };
 
@@ -48,7 +49,10 @@ impl Handler for Front {
         let readable = request.extensions().get::<HeadFault>().is_none();
         let issuer = self.issuer.as_ref().filter(|_| peer.issuer && readable);
         match issuer.and_then(|issuer| Some((issuer, issuer.endpoint(request.uri().path())?))) {
-            Some((issuer, endpoint)) => self.ask(issuer, endpoint, request).await,
+            Some((issuer, endpoint)) => {
+                let visitor = self.visitor(request.headers(), peer);
+                self.ask(issuer, endpoint, request, visitor).await
+            }
             None => self.gateway.handle(request, peer).await,
         }
     }
@@ -56,11 +60,18 @@ impl Handler for Front {
 
 impl Front {
     /// Reads the form on this worker, and lets the issuer answer on its own runtime, where it may take its time.
-    async fn ask(&self, issuer: &Arc<Issuer>, endpoint: Endpoint, request: Request<RequestBody>) -> Response<Body> {
+    async fn ask(
+        &self,
+        issuer: &Arc<Issuer>,
+        endpoint: Endpoint,
+        request: Request<RequestBody>,
+        visitor: Visitor,
+    ) -> Response<Body> {
         let started = std::time::Instant::now();
         let _in_flight = self.recorder.request_started();
         let method = request.method().clone();
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(visitor);
         let response = match Limited::new(body, MAX_FORM_BYTES).collect().await {
             Ok(form) => {
                 let (issuer, request) = (issuer.clone(), Request::from_parts(head, form.to_bytes()));
@@ -85,6 +96,16 @@ impl Front {
         let outcome = Outcome { route: Some(0), decision: Decision::Answered, reason: "issuer", status };
         self.recorder.request_ended(&method, outcome, started.elapsed());
         response
+    }
+
+    /// From where a client speaks, for the history of its session.
+    fn visitor(&self, headers: &HeaderMap, peer: &Peer) -> Visitor {
+        let agent = headers.get(header::USER_AGENT).map_or(&[][..], HeaderValue::as_bytes);
+        // What is shown to an operator later must not be able to play with the terminal.
+        let agent = agent.iter().take(Visitor::MAX_AGENT);
+        let agent: String =
+            agent.map(|byte| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' }).collect();
+        Visitor { address: self.gateway.client_address(headers, peer).to_string().into(), agent: agent.into() }
     }
 
     /// Has a process follow the revocation log. The log is read on the issuer's runtime.

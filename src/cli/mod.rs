@@ -6,6 +6,7 @@ pub mod hash_password;
 pub mod keys;
 pub mod revoke;
 pub mod run;
+pub mod sessions;
 
 use std::{
     fmt::Display,
@@ -43,6 +44,10 @@ pub enum Command {
     Revoke(revoke::Args),
     /// List what is revoked, or take it back
     Revocations(revoke::ListArgs),
+    /// List the sessions of the process that runs, or show one with its history
+    Sessions(sessions::Args),
+    /// Say how much the store of the process that runs has
+    Store(sessions::StoreArgs),
     /// Turn a password into the hash that the configuration keeps of it
     HashPassword(hash_password::Args),
 }

@@ -21,7 +21,7 @@ mod upstream;
 mod websocket;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::{Rc, Weak},
     sync::Arc,
     time::{Duration, Instant},
@@ -206,6 +206,11 @@ struct Trail {
 }
 
 impl Worker {
+    /// Whose request it is: the peer's, or where that is a trusted proxy, whom it names.
+    pub fn client_address(&self, headers: &HeaderMap, peer: &Peer) -> IpAddr {
+        headers::client_address(headers, peer, &self.gateway.config.trusted_proxies)
+    }
+
     /// Answers a request: by its upstream, or by a refusal.
     pub async fn handle(self: &Rc<Self>, request: Request<RequestBody>, peer: &Peer) -> Response<Body> {
         let started = Instant::now();

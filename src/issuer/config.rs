@@ -49,10 +49,12 @@ pub struct AccessToken {
 /// Refresh tokens and the sessions behind them.
 #[derive(Clone, Debug)]
 pub struct RefreshToken {
-    /// How long a session lives without a refresh.
-    pub idle_lifetime: Duration,
-    /// How long it lives at the most.
-    pub absolute_lifetime: Duration,
+    /// How long sessions live.
+    pub lifetimes: Lifetimes,
+    /// How long those live that are to be remembered, since they have the scope [`OFFLINE_ACCESS`].
+    pub remembered: Lifetimes,
+    /// How many live sessions a subject may have; with another one the oldest ends. `None`: any number.
+    pub max_sessions: Option<u32>,
     /// How long tabs that race get the same successor.
     pub reuse_interval: Duration,
     /// How long a public client that lost an answer gets the same successor.
@@ -62,6 +64,18 @@ pub struct RefreshToken {
     /// What a generation from the future means.
     pub on_rollback: OnRollback,
 }
+
+/// How long a session lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Without a refresh.
+    pub idle: Duration,
+    /// At the most.
+    pub absolute: Duration,
+}
+
+/// The scope that asks for a session that is to be remembered (OpenID Connect Core §11).
+pub const OFFLINE_ACCESS: &str = "offline_access";
 
 /// A registered client (RFC 6749 §2).
 #[derive(Clone, Debug)]
@@ -80,6 +94,19 @@ pub struct Client {
     pub disabled: bool,
     /// Lifetime of its access tokens where it differs from the issuer's.
     pub access_token_lifetime: Option<Duration>,
+    /// How long its sessions live where that differs from the issuer's.
+    pub lifetimes: Option<Lifetimes>,
+}
+
+impl RefreshToken {
+    /// How long the sessions of a client live. One that is to be remembered never lives shorter for it.
+    pub(super) fn lifetimes(&self, client: &Client, remembered: bool) -> Lifetimes {
+        let usual = client.lifetimes.unwrap_or(self.lifetimes);
+        if !remembered {
+            return usual;
+        }
+        Lifetimes { idle: usual.idle.max(self.remembered.idle), absolute: usual.absolute.max(self.remembered.absolute) }
+    }
 }
 
 /// The grants a client can be allowed.

@@ -8,8 +8,8 @@ use crate::{
     clock::{Clock, Timestamp},
     revocation::{Blacklist, Revocations},
     store::{
-        Lifted, NewRevocation, NewSession, Presented, Revocation, Revoked, Rotation, RotationRules, Session, Store,
-        Unavailable,
+        Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Revoked, Rotation, RotationRules,
+        Session, Stats, Store, Unavailable, Visitor, Whose,
     },
     telemetry::Metrics,
     types::{Credential, IssuerUrl, Position, SessionId},
@@ -46,6 +46,8 @@ pub enum Cause {
     Rollback,
     /// A session whose user is not there any more, or disabled.
     UserGone,
+    /// Its subject has opened too many others since.
+    TooMany,
     /// A user or a client is disabled in the configuration.
     Disabled,
     /// The admin API.
@@ -61,6 +63,7 @@ impl Cause {
             Self::Reuse => "reuse",
             Self::Rollback => "rollback",
             Self::UserGone => "user_gone",
+            Self::TooMany => "too_many",
             Self::Disabled => "disabled",
             Self::AdminApi => "admin_api",
             Self::Command => "command",
@@ -96,7 +99,29 @@ impl Ledger {
     }
 
     pub(super) async fn open(&self, new: NewSession) -> Result<Session, Unavailable> {
-        self.to_the_end(|inner| async move { inner.store.open(new).await }).await
+        self.to_the_end(|inner| async move {
+            let Opened { session, ended } = inner.store.open(new).await?;
+            ended.iter().for_each(|revocation| inner.learn(revocation, Cause::TooMany));
+            Ok(session)
+        })
+        .await
+    }
+
+    pub(super) async fn record(&self, id: SessionId) -> Result<Option<Record>, Unavailable> {
+        self.to_the_end(move |inner| async move { inner.store.record(id).await }).await
+    }
+
+    pub(super) async fn stats(&self) -> Result<Stats, Unavailable> {
+        self.to_the_end(move |inner| async move { inner.store.stats().await }).await
+    }
+
+    pub(super) async fn list(
+        &self,
+        whose: Whose,
+        after: Option<SessionId>,
+        limit: usize,
+    ) -> Result<Vec<Record>, Unavailable> {
+        self.to_the_end(move |inner| async move { inner.store.list(whose, after, limit).await }).await
     }
 
     pub(super) async fn session(&self, id: SessionId) -> Result<Option<Session>, Unavailable> {
@@ -131,9 +156,14 @@ impl Ledger {
         self.to_the_end(move |inner| async move { inner.store.revocations(after, limit).await }).await
     }
 
-    pub(super) async fn rotate(&self, presented: Presented, rules: RotationRules) -> Result<Rotation, Unavailable> {
+    pub(super) async fn rotate(
+        &self,
+        presented: Presented,
+        rules: RotationRules,
+        visitor: Visitor,
+    ) -> Result<Rotation, Unavailable> {
         self.to_the_end(move |inner| async move {
-            let rotation = inner.store.rotate(presented, rules).await?;
+            let rotation = inner.store.rotate(presented, rules, visitor).await?;
             match &rotation {
                 Rotation::Reused(revocation) => inner.learn(revocation, Cause::Reuse),
                 Rotation::RolledBack(revocation) => inner.learn(revocation, Cause::Rollback),

@@ -21,14 +21,14 @@ use tokio::sync::mpsc;
 
 pub use self::{
     access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
-    config::{AccessToken, Client, Config, GrantType, RefreshToken, SecretHash, User},
+    config::{AccessToken, Client, Config, GrantType, Lifetimes, OFFLINE_ACCESS, RefreshToken, SecretHash, User},
     endpoint::Endpoint,
     error::refusal,
     form::MAX_FORM_BYTES,
     keys::{KeyFileError, KeysConfig, KeysError, MASTER_KEY_BYTES, private_key_in},
     ledger::Cause,
     password::check_hash,
-    revoke::{RevokeError, RevokeRequest},
+    revoke::{RevokeError, RevokeRequest, SessionsRequest},
 };
 use self::{endpoint::Paths, keys::Ring, ledger::Ledger, password::Passwords, session::RefreshTokens, user::Users};
 use crate::{

@@ -1,4 +1,4 @@
-//! Revoking by hand: what an operator names, and for how long that has to be remembered.
+//! What an operator does by hand: looks at sessions, revokes what is named, and takes that back.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use tokio::task::JoinSet;
 
 use super::{Issuer, keys::KeysError, ledger::Cause};
 use crate::{
-    store::{Lifted, MAX_LEEWAY, NewRevocation, Revocation, Revoked, Unavailable},
+    clock::Timestamp,
+    store::{Lifted, MAX_LEEWAY, NewRevocation, Record, Revocation, Revoked, Stats, Unavailable, Whose},
     types::{IssuerUrl, SessionId},
 };
 
@@ -33,6 +34,20 @@ pub struct RevokeRequest {
     /// For how many seconds tokens of now can live at the most; only where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lasts: Option<u64>,
+}
+
+/// Which sessions an operator asks for.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionsRequest {
+    /// Those of this subject.
+    pub subject: Option<String>,
+    /// Or those of this client.
+    pub client: Option<String>,
+    /// After this one.
+    pub after: Option<String>,
+    /// So many at the most.
+    pub limit: usize,
 }
 
 /// Why nothing was revoked, or lifted.
@@ -94,6 +109,40 @@ impl Issuer {
                 what.kind()
             ))),
         }
+    }
+
+    /// A session, whether it has ended or not; `None` where nobody knows it any more.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn session(&self, id: SessionId) -> Result<Option<Record>, Unavailable> {
+        self.ledger.record(id).await
+    }
+
+    /// Up to `limit` sessions after that one, ended ones among them, the oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn sessions(
+        &self,
+        whose: Whose,
+        after: Option<SessionId>,
+        limit: usize,
+    ) -> Result<Vec<Record>, Unavailable> {
+        self.ledger.list(whose, after, limit).await
+    }
+
+    /// What time it is for its sessions.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// How much its store has.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn stats(&self) -> Result<Stats, Unavailable> {
+        self.ledger.stats().await
     }
 
     /// Up to `limit` live entries of the log after the one of that number, in their order.

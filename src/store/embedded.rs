@@ -14,8 +14,8 @@ use redb::{Database, Durability, ReadableDatabase as _};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    DataFolder, Lifted, NewRevocation, NewSession, Presented, Revocation, Rotation, RotationRules, Session, Swept,
-    Tail, Unavailable,
+    DataFolder, Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Rotation,
+    RotationRules, Session, Stats, Swept, Tail, Taken, Unavailable, Visitor, Whose,
     tables::{CURRENT_FORMAT, FORMAT, Fault, LAST_REVOCATION, LIFE, META, Tables},
 };
 use crate::{
@@ -70,15 +70,15 @@ impl Embedded {
         let storage = |cause: redb::Error| OpenError::Storage { path: path.clone(), cause: Box::new(cause) };
         let tail = Arc::new(Tail::new(position(&database).map_err(storage)?));
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let told = tail.clone();
+        let (told, file) = (tail.clone(), path.clone());
         let thread = thread::Builder::new()
             .name("sidegate-store".into())
             .spawn(move || write(queue, database, &path, &clock, &told, folder))
             .expect("a process that cannot start one thread cannot serve either");
-        Ok(Self(Arc::new(Writer { jobs: Some(jobs), thread: Some(thread), tail })))
+        Ok(Self(Arc::new(Writer { jobs: Some(jobs), thread: Some(thread), tail, path: file })))
     }
 
-    pub(super) async fn open_session(&self, new: NewSession) -> Result<Session, Unavailable> {
+    pub(super) async fn open_session(&self, new: NewSession) -> Result<Opened, Unavailable> {
         self.run(move |tables| tables.open_session(&new)).await
     }
 
@@ -86,8 +86,43 @@ impl Embedded {
         self.run(move |tables| tables.session(id)).await
     }
 
-    pub(super) async fn rotate(&self, presented: Presented, rules: RotationRules) -> Result<Rotation, Unavailable> {
-        self.run(move |tables| tables.rotate(presented, &rules)).await
+    pub(super) async fn rotate(
+        &self,
+        presented: Presented,
+        rules: RotationRules,
+        visitor: Visitor,
+    ) -> Result<Rotation, Unavailable> {
+        self.run(move |tables| tables.rotate(presented, &rules, &visitor)).await
+    }
+
+    pub(super) async fn record(&self, id: SessionId) -> Result<Option<Record>, Unavailable> {
+        self.run(move |tables| tables.record(id)).await
+    }
+
+    pub(super) async fn list(
+        &self,
+        whose: Whose,
+        after: Option<SessionId>,
+        limit: usize,
+    ) -> Result<Vec<Record>, Unavailable> {
+        self.run(move |tables| tables.list(&whose, after, limit)).await
+    }
+
+    pub(super) async fn keep_code(&self, name: Digest, value: Box<[u8]>, until: Timestamp) -> Result<(), Unavailable> {
+        self.run(move |tables| tables.keep_code(&name, &value, until)).await
+    }
+
+    pub(super) async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
+        self.run(move |tables| tables.take_code(&name, session)).await
+    }
+
+    pub(super) async fn mark(&self, name: Digest, until: Timestamp) -> Result<bool, Unavailable> {
+        self.run(move |tables| tables.mark(&name, until)).await
+    }
+
+    pub(super) async fn stats(&self) -> Result<Stats, Unavailable> {
+        let bytes = std::fs::metadata(&self.0.path).map_or(0, |file| file.len());
+        self.run(move |tables| tables.stats(bytes)).await
     }
 
     pub(super) async fn revoke_session(
@@ -152,6 +187,7 @@ struct Writer {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     tail: Arc<Tail>,
+    path: PathBuf,
 }
 
 impl Drop for Writer {

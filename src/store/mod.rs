@@ -8,10 +8,10 @@ mod tables;
 
 use std::{sync::Arc, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     types::{ClientId, Position, Scopes, SessionId, Subject},
 };
 
@@ -38,11 +38,12 @@ impl Store {
         Embedded::open(folder, clock).map(Self::Embedded)
     }
 
-    /// Opens a session; its first refresh token is generation 0.
+    /// Opens a session; its first refresh token is generation 0. Where its subject has more sessions then than it may have,
+    /// the oldest end with that.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn open(&self, new: NewSession) -> Result<Session, Unavailable> {
+    pub async fn open(&self, new: NewSession) -> Result<Opened, Unavailable> {
         match self {
             Self::Embedded(store) => store.open_session(new).await,
         }
@@ -62,9 +63,75 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn rotate(&self, presented: Presented, rules: RotationRules) -> Result<Rotation, Unavailable> {
+    pub async fn rotate(
+        &self,
+        presented: Presented,
+        rules: RotationRules,
+        visitor: Visitor,
+    ) -> Result<Rotation, Unavailable> {
         match self {
-            Self::Embedded(store) => store.rotate(presented, rules).await,
+            Self::Embedded(store) => store.rotate(presented, rules, visitor).await,
+        }
+    }
+
+    /// What there is to be seen of a session, whether it has ended or not.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn record(&self, id: SessionId) -> Result<Option<Record>, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.record(id).await,
+        }
+    }
+
+    /// Up to `limit` sessions after `after`, ended ones among them, in an order that stays. Fewer than `limit` are the last.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn list(&self, whose: Whose, after: Option<SessionId>, limit: usize) -> Result<Vec<Record>, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.list(whose, after, limit).await,
+        }
+    }
+
+    /// Keeps an authorization code, under a digest of it, until that moment.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn keep_code(&self, name: Digest, value: Box<[u8]>, until: Timestamp) -> Result<(), Unavailable> {
+        match self {
+            Self::Embedded(store) => store.keep_code(name, value, until).await,
+        }
+    }
+
+    /// Takes an authorization code for a session that is to be opened with it. Only who comes first gets it; whoever comes
+    /// later learns which session was.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.take_code(name, session).await,
+        }
+    }
+
+    /// Remembers until that moment that something was presented, under a digest of it: whether it is so for the first time.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn mark(&self, name: Digest, until: Timestamp) -> Result<bool, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.mark(name, until).await,
+        }
+    }
+
+    /// How much there is in it.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn stats(&self) -> Result<Stats, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.stats().await,
         }
     }
 
@@ -151,6 +218,8 @@ pub struct Swept {
 /// What opens a session: a grant that yields a refresh token.
 #[derive(Clone, Debug)]
 pub struct NewSession {
+    /// Its identifier, a fresh one.
+    pub id: SessionId,
     /// The client the session's refresh tokens are bound to.
     pub client: ClientId,
     /// Who logged in.
@@ -163,6 +232,128 @@ pub struct NewSession {
     pub absolute_lifetime: Duration,
     /// Lifetime of the access token that goes out with it: a revocation has to outlive that token.
     pub access_lifetime: Duration,
+    /// Whether its idle lifetime is that of one that is to be remembered.
+    pub remembered: bool,
+    /// How many live sessions its subject may have with this one; `None`: any number.
+    pub max_sessions: Option<u32>,
+    /// Who opens it.
+    pub visitor: Visitor,
+}
+
+/// A session that was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The session.
+    pub session: Session,
+    /// Those that ended because there would have been too many.
+    pub ended: Vec<Revocation>,
+}
+
+/// From where a client spoke, as far as it can be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Visitor {
+    /// Its address; empty where that is not known.
+    pub address: Box<str>,
+    /// What it calls itself (`User-Agent`), cut off after [`Visitor::MAX_AGENT`] bytes. Anybody can say anything.
+    pub agent: Box<str>,
+}
+
+impl Visitor {
+    /// How much of an agent's name is kept, in bytes.
+    pub const MAX_AGENT: usize = 120;
+}
+
+/// A stretch of a session's life in which it was used from one place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Visit {
+    /// When it began: with the opening, or a refresh.
+    pub from: Timestamp,
+    /// When it was last.
+    pub last: Timestamp,
+    /// How many refreshes there were, answers that were given again included.
+    pub refreshes: u32,
+    /// From where.
+    pub visitor: Visitor,
+}
+
+impl Visit {
+    /// How many a session keeps: the first, and the last ones.
+    pub const KEPT: usize = 4;
+}
+
+/// A session as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What a grant sees of it.
+    pub session: Session,
+    /// When it was opened.
+    pub opened: Timestamp,
+    /// When it ends unless it is refreshed before.
+    pub idle_expiry: Timestamp,
+    /// When it ends in any case.
+    pub absolute_expiry: Timestamp,
+    /// Whether it is one that is to be remembered.
+    pub remembered: bool,
+    /// When it was revoked.
+    pub ended: Option<Timestamp>,
+    /// Whether an epoch has ended it.
+    pub logged_out: bool,
+    /// Its history, in its order.
+    pub visits: Vec<Visit>,
+}
+
+impl Record {
+    /// What has become of it by `now`: `live`, `revoked`, `logged_out` (by an epoch) or `expired`.
+    pub fn state(&self, now: Timestamp) -> &'static str {
+        match self {
+            Self { ended: Some(_), .. } => "revoked",
+            Self { logged_out: true, .. } => "logged_out",
+            Self { idle_expiry, .. } if now >= *idle_expiry => "expired",
+            _ => "live",
+        }
+    }
+}
+
+/// Whose sessions are to be listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// All there are.
+    Everybodys,
+    /// One subject's.
+    Subject(Subject),
+    /// Those of one client.
+    Client(ClientId),
+}
+
+/// A digest (SHA-256) of something that is not to be readable in a store.
+pub type Digest = [u8; 32];
+
+/// What came of taking an authorization code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// This was kept under it, and nobody gets it again.
+    Now(Box<[u8]>),
+    /// It was taken before, for this session.
+    Before(SessionId),
+    /// There is none, or not any more.
+    Unknown,
+}
+
+/// How much a store has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Sessions, those included that have ended and are not swept yet.
+    pub sessions: u64,
+    /// Entries of the revocation log.
+    pub revocations: u64,
+    /// Epochs that sessions are compared with.
+    pub epochs: u64,
+    /// Authorization codes and replay markers.
+    pub codes: u64,
+    /// How many bytes it takes: of the file, or of the servers' memory.
+    pub bytes: u64,
+    /// Where its log stands.
+    pub log: String,
 }
 
 /// A live session as a grant needs it.
@@ -204,6 +395,8 @@ pub struct RotationRules {
     pub retry_window: Option<Duration>,
     /// How far a refresh moves the idle expiry.
     pub idle_lifetime: Duration,
+    /// The same of a session that is to be remembered.
+    pub remembered_idle_lifetime: Duration,
     /// Lifetime of the access token that goes out with the answer.
     pub access_lifetime: Duration,
     /// What a generation from the future means.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_LEEWAY, NewSession, OnRollback, Revocation, Revoked, Rotation, RotationRules, Session, Unavailable};
+use super::{
+    MAX_LEEWAY, NewSession, OnRollback, Record, Revocation, Revoked, Rotation, RotationRules, Session, Unavailable,
+    Visit, Visitor,
+};
 use crate::{
     clock::Timestamp,
     types::{ClientId, Position, Scopes, SessionId, Subject},
@@ -13,8 +16,11 @@ use crate::{
 /// How many superseded generations are remembered: as many tabs as can sensibly race.
 const REMEMBERED: usize = 4;
 
+/// How much longer a session is kept than anything depends on it: a clock that was set forward may be set back again.
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
 /// The version byte in front of every row. Another one is refused, never guessed at.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// One session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +28,8 @@ pub(super) struct Row {
     client: Box<str>,
     subject: Box<str>,
     scopes: Box<str>,
+    /// Whether it lives as long as one does that is to be remembered.
+    remembered: bool,
     generation: u32,
     /// When the last generations were superseded, newest first: `[0]` is generation − 1's.
     superseded_at: Vec<Timestamp>,
@@ -33,6 +41,8 @@ pub(super) struct Row {
     began: Position,
     /// Once this is set, nothing else in the row moves: the revocation it stands for can be told again at any time.
     ended: Option<Ended>,
+    /// From where it was opened, then from where it was refreshed last; never empty.
+    visits: Vec<Visit>,
 }
 
 /// The revocation that ended a session: when, and its number in the log.
@@ -49,6 +59,7 @@ impl Row {
             client: new.client.as_str().into(),
             subject: new.subject.as_str().into(),
             scopes: new.scopes.to_string().into(),
+            remembered: new.remembered,
             generation: 0,
             superseded_at: Vec::new(),
             idle_expiry: (now + new.idle_lifetime).min(absolute_expiry),
@@ -56,6 +67,7 @@ impl Row {
             access_until: now + new.access_lifetime,
             began,
             ended: None,
+            visits: vec![Visit { from: now, last: now, refreshes: 0, visitor: new.visitor.clone() }],
         }
     }
 
@@ -66,6 +78,7 @@ impl Row {
         id: SessionId,
         presented: u32,
         rules: &RotationRules,
+        visitor: &Visitor,
         now: Timestamp,
         next: u64,
     ) -> Rotation {
@@ -78,20 +91,20 @@ impl Row {
             return Rotation::Expired;
         }
         if presented == self.generation {
-            return self.advance(id, presented, rules, now);
+            return self.advance(id, presented, rules, visitor, now);
         }
         if presented < self.generation {
             if !self.within_grace(presented, rules, now) {
                 return Rotation::Reused(self.revoke(id, end, "a used refresh token was presented again"));
             }
-            self.access_goes_out(rules, now);
+            self.goes_out(rules, visitor, now);
             return Rotation::Replayed(self.session(id));
         }
         match rules.on_rollback {
             // The generations that were lost are forgotten: their moments are not known, so none of them has a grace.
             OnRollback::RollForward => {
                 self.superseded_at.clear();
-                self.advance(id, presented, rules, now)
+                self.advance(id, presented, rules, visitor, now)
             }
             OnRollback::Relogin => Rotation::RolledBack(self.revoke(id, end, "the store had forgotten a rotation")),
         }
@@ -135,7 +148,26 @@ impl Row {
     /// From when on the row may be forgotten: none of its refresh tokens can be presented any more, and no access token
     /// is left that ending the session would have to reach.
     pub(super) fn expires(&self) -> Timestamp {
-        self.refresh_until().max(self.access_until + MAX_LEEWAY)
+        self.refresh_until().max(self.access_until + MAX_LEEWAY) + FORGOTTEN_AFTER
+    }
+
+    /// Whether a refresh token of it could still be good, as far as the row knows.
+    pub(super) fn is_live(&self, now: Timestamp) -> bool {
+        !self.is_revoked() && now < self.refresh_until()
+    }
+
+    /// What an operator sees of it.
+    pub(super) fn record(&self, id: SessionId, logged_out: bool) -> Record {
+        Record {
+            session: self.session(id),
+            opened: self.visits.first().map_or(Timestamp::default(), |visit| visit.from),
+            idle_expiry: self.idle_expiry.min(self.absolute_expiry),
+            absolute_expiry: self.absolute_expiry,
+            remembered: self.remembered,
+            ended: self.ended.map(|ended| ended.at),
+            logged_out,
+            visits: self.visits.clone(),
+        }
     }
 
     pub(super) fn session(&self, id: SessionId) -> Session {
@@ -149,7 +181,14 @@ impl Row {
         }
     }
 
-    fn advance(&mut self, id: SessionId, from: u32, rules: &RotationRules, now: Timestamp) -> Rotation {
+    fn advance(
+        &mut self,
+        id: SessionId,
+        from: u32,
+        rules: &RotationRules,
+        visitor: &Visitor,
+        now: Timestamp,
+    ) -> Rotation {
         // Four thousand million refreshes of one session do not happen; if they did, its last token would stay.
         let to = if rules.rotate { from.saturating_add(1) } else { from };
         if to > from {
@@ -157,8 +196,8 @@ impl Row {
             self.superseded_at.truncate(REMEMBERED);
         }
         self.generation = to;
-        self.idle_expiry = now + rules.idle_lifetime;
-        self.access_goes_out(rules, now);
+        self.idle_expiry = now + if self.remembered { rules.remembered_idle_lifetime } else { rules.idle_lifetime };
+        self.goes_out(rules, visitor, now);
         Rotation::Rotated(self.session(id))
     }
 
@@ -175,8 +214,21 @@ impl Row {
         within(rules.reuse_interval) || (last && rules.retry_window.is_none_or(within))
     }
 
-    fn access_goes_out(&mut self, rules: &RotationRules, now: Timestamp) {
+    /// Tokens go out with it, to this visitor.
+    fn goes_out(&mut self, rules: &RotationRules, visitor: &Visitor, now: Timestamp) {
         self.access_until = self.access_until.max(now + rules.access_lifetime);
+        match self.visits.last_mut() {
+            Some(last) if last.visitor == *visitor => {
+                (last.last, last.refreshes) = (now, last.refreshes.saturating_add(1));
+            }
+            Some(_) | None => {
+                // Who opened it is kept.
+                if self.visits.len() == Visit::KEPT {
+                    self.visits.remove(1);
+                }
+                self.visits.push(Visit { from: now, last: now, refreshes: 1, visitor: visitor.clone() });
+            }
+        }
     }
 
     fn refresh_until(&self) -> Timestamp {

@@ -1,26 +1,39 @@
 //! The embedded store's tables, and its verbs upon them within one write transaction.
 
-use std::time::Duration;
+use std::{ops::Bound, time::Duration};
 
-use redb::{ReadableTable as _, Table, TableDefinition, WriteTransaction};
+use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction};
 
 use super::{
-    Lifted, NewRevocation, NewSession, Presented, Revocation, Revoked, Rotation, RotationRules, Session, Swept,
-    Unavailable,
+    Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Revoked, Rotation, RotationRules,
+    Session, Stats, Swept, Taken, Unavailable, Visitor, Whose,
     row::{Ended, Row, decode, encode},
 };
 use crate::{
     clock::Timestamp,
-    types::{Position, SessionId},
+    types::{Position, SessionId, Subject},
 };
 
 type Id = &'static [u8; 16];
+/// Which of the two it is, and the digest.
+type CodeName = &'static [u8; 33];
+/// When it goes, for which session it was taken, and what is kept.
+type Code = (u64, Option<Id>, &'static [u8]);
 /// The kind of an epoch, and its name; empty for everything.
 type Name = (&'static str, &'static str);
 
 const SESSIONS: TableDefinition<'_, Id, &[u8]> = TableDefinition::new("sessions");
 /// When which session may be forgotten.
 const SESSION_EXPIRY: TableDefinition<'_, (u64, Id), ()> = TableDefinition::new("session_expiry");
+/// The sessions of a subject.
+const BY_SUBJECT: TableDefinition<'_, (&str, Id), ()> = TableDefinition::new("sessions_by_subject");
+/// The sessions of a client.
+const BY_CLIENT: TableDefinition<'_, (&str, Id), ()> = TableDefinition::new("sessions_by_client");
+/// Authorization codes, and what has been presented once, by digest: when it goes, for which session it was taken, and what
+/// was kept under it. The first byte of the name says which of the two.
+const CODES: TableDefinition<'_, CodeName, Code> = TableDefinition::new("codes");
+/// When which of them goes.
+const CODE_EXPIRY: TableDefinition<'_, (u64, CodeName), ()> = TableDefinition::new("code_expiry");
 /// The revocation log by sequence number.
 const REVOCATIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revocations");
 /// When which entry of it may be forgotten.
@@ -46,7 +59,13 @@ const LAST_SESSION_ENDS: &str = "last_session_ends";
 const ACCESS_LIFETIME: &str = "access_lifetime";
 
 /// The format this code writes, and the only one it reads.
-pub(super) const CURRENT_FORMAT: u64 = 2;
+pub(super) const CURRENT_FORMAT: u64 = 3;
+
+/// How many sessions are ended at a time because their subject has too many: where a limit is set for the first time, there
+/// may be very many.
+const MOST_ENDED: usize = 256;
+/// The greatest identifier.
+const ID_MAX: [u8; 16] = [0xff; 16];
 
 /// Why a verb came to nothing.
 pub(super) enum Fault {
@@ -67,6 +86,10 @@ impl<E: Into<redb::Error>> From<E> for Fault {
 pub(super) struct Tables<'t> {
     sessions: Table<'t, Id, &'static [u8]>,
     session_expiry: Table<'t, (u64, Id), ()>,
+    by_subject: Table<'t, (&'static str, Id), ()>,
+    by_client: Table<'t, (&'static str, Id), ()>,
+    codes: Table<'t, CodeName, Code>,
+    code_expiry: Table<'t, (u64, CodeName), ()>,
     revocations: Table<'t, u64, &'static [u8]>,
     revocation_expiry: Table<'t, (u64, u64), ()>,
     latest: Table<'t, (&'static str, &'static str, &'static str), u64>,
@@ -89,6 +112,10 @@ impl<'t> Tables<'t> {
         Ok(Self {
             sessions: transaction.open_table(SESSIONS)?,
             session_expiry: transaction.open_table(SESSION_EXPIRY)?,
+            by_subject: transaction.open_table(BY_SUBJECT)?,
+            by_client: transaction.open_table(BY_CLIENT)?,
+            codes: transaction.open_table(CODES)?,
+            code_expiry: transaction.open_table(CODE_EXPIRY)?,
             revocations: transaction.open_table(REVOCATIONS)?,
             revocation_expiry: transaction.open_table(REVOCATION_EXPIRY)?,
             latest: transaction.open_table(LATEST)?,
@@ -114,26 +141,140 @@ impl<'t> Tables<'t> {
         (self.changed, self.appended)
     }
 
-    pub(super) fn open_session(&mut self, new: &NewSession) -> Result<Session, Fault> {
-        let id = SessionId::generate();
+    pub(super) fn open_session(&mut self, new: &NewSession) -> Result<Opened, Fault> {
+        let ended = match new.max_sessions {
+            Some(most) => self.make_room(&new.subject, most)?,
+            None => Vec::new(),
+        };
+        let id = new.id;
         let row = Row::open(new, self.now, self.position);
         self.put(id, None, &row)?;
+        self.by_subject.insert((row.subject(), &id.0), ())?;
+        self.by_client.insert((row.client(), &id.0), ())?;
         self.at_least(LAST_SESSION_ENDS, row.absolute_expiry().0)?;
-        Ok(row.session(id))
+        Ok(Opened { session: row.session(id), ended })
+    }
+
+    /// Ends the oldest sessions of a subject, so that with another one there are no more than `most`.
+    fn make_room(&mut self, subject: &Subject, most: u32) -> Result<Vec<Revocation>, Fault> {
+        let mut live = Vec::new();
+        for entry in self.by_subject.range((subject.as_str(), &[0; 16])..=(subject.as_str(), &ID_MAX))? {
+            let id = SessionId(*entry?.0.value().1);
+            if let Some(row) = self.row(id)?
+                && row.is_live(self.now)
+                && !self.logged_out(&row)?
+            {
+                live.push(id);
+            }
+        }
+        // The oldest come first: an identifier begins with the time at which it was made.
+        let surplus = (live.len() + 1).saturating_sub(most as usize).min(MOST_ENDED);
+        let mut ended = Vec::new();
+        for id in live.into_iter().take(surplus) {
+            ended.extend(self.revoke_session(id, "its subject had opened too many others")?);
+        }
+        Ok(ended)
+    }
+
+    pub(super) fn record(&self, id: SessionId) -> Result<Option<Record>, Fault> {
+        match self.row(id)? {
+            Some(row) => Ok(Some(row.record(id, self.logged_out(&row)?))),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn list(&self, whose: &Whose, after: Option<SessionId>, limit: usize) -> Result<Vec<Record>, Fault> {
+        let from = after.map_or(Bound::Included([0; 16]), |after| Bound::Excluded(after.0));
+        let mut found = Vec::new();
+        let named = |name: &str, table: &Table<'_, (&'static str, Id), ()>| -> Result<Vec<SessionId>, Fault> {
+            let from = from.as_ref().map(|id| (name, id));
+            let range = table.range::<(&str, &[u8; 16])>((from, Bound::Included((name, &ID_MAX))))?;
+            range.take(limit).map(|entry| Ok(SessionId(*entry?.0.value().1))).collect()
+        };
+        let ids = match whose {
+            Whose::Everybodys => {
+                let range = self.sessions.range::<&[u8; 16]>((from.as_ref(), Bound::Unbounded))?;
+                range.take(limit).map(|entry| Ok(SessionId(*entry?.0.value()))).collect::<Result<_, Fault>>()?
+            }
+            Whose::Subject(subject) => named(subject.as_str(), &self.by_subject)?,
+            Whose::Client(client) => named(client.as_str(), &self.by_client)?,
+        };
+        for id in ids {
+            found.extend(self.record(id)?);
+        }
+        Ok(found)
+    }
+
+    pub(super) fn keep_code(&mut self, name: &Digest, value: &[u8], until: Timestamp) -> Result<(), Fault> {
+        self.keep(&named(CODE, name), value, until)
+    }
+
+    pub(super) fn take_code(&mut self, name: &Digest, session: SessionId) -> Result<Taken, Fault> {
+        let name = named(CODE, name);
+        let Some((until, taken, value)) = self.kept(&name)? else { return Ok(Taken::Unknown) };
+        if let Some(before) = taken {
+            return Ok(Taken::Before(before));
+        }
+        self.changed = true;
+        self.codes.insert(&name, (until, Some(&session.0), [].as_slice()))?;
+        Ok(Taken::Now(value))
+    }
+
+    pub(super) fn mark(&mut self, name: &Digest, until: Timestamp) -> Result<bool, Fault> {
+        let name = named(MARK, name);
+        let new = self.kept(&name)?.is_none();
+        if new {
+            self.keep(&name, &[], until)?;
+        }
+        Ok(new)
+    }
+
+    pub(super) fn stats(&self, bytes: u64) -> Result<Stats, Fault> {
+        Ok(Stats {
+            sessions: self.sessions.len()?,
+            revocations: self.revocations.len()?,
+            epochs: self.epochs.len()?,
+            codes: self.codes.len()?,
+            bytes,
+            log: self.position.to_string(),
+        })
+    }
+
+    fn keep(&mut self, name: &[u8; 33], value: &[u8], until: Timestamp) -> Result<(), Fault> {
+        self.changed = true;
+        let before = self.codes.insert(name, (until.0, None, value))?.map(|before| before.value().0);
+        if let Some(before) = before {
+            self.code_expiry.remove((before, name))?;
+        }
+        self.code_expiry.insert((until.0, name), ())?;
+        Ok(())
+    }
+
+    /// What is kept under a name, unless its time is over.
+    #[expect(clippy::type_complexity, reason = "a row of the table, owned, for the two verbs above")]
+    fn kept(&self, name: &[u8; 33]) -> Result<Option<(u64, Option<SessionId>, Box<[u8]>)>, Fault> {
+        let Some(row) = self.codes.get(name)? else { return Ok(None) };
+        let (until, taken, value) = row.value();
+        Ok((until > self.now.0).then(|| (until, taken.copied().map(SessionId), value.into())))
     }
 
     pub(super) fn session(&self, id: SessionId) -> Result<Option<Session>, Fault> {
         Ok(self.row(id)?.map(|row| row.session(id)))
     }
 
-    pub(super) fn rotate(&mut self, presented: Presented, rules: &RotationRules) -> Result<Rotation, Fault> {
+    pub(super) fn rotate(
+        &mut self,
+        presented: Presented,
+        rules: &RotationRules,
+        visitor: &Visitor,
+    ) -> Result<Rotation, Fault> {
         let id = presented.session;
         let Some(mut row) = self.row(id)? else { return Ok(Rotation::Unknown) };
         if !row.is_revoked() && self.logged_out(&row)? {
             return Ok(Rotation::LoggedOut);
         }
         let before = row.expires();
-        let rotation = row.rotate(id, presented.generation, rules, self.now, self.position.number + 1);
+        let rotation = row.rotate(id, presented.generation, rules, visitor, self.now, self.position.number + 1);
         match &rotation {
             Rotation::Rotated(_) | Rotation::Replayed(_) => self.put(id, Some(before), &row)?,
             Rotation::Reused(revocation) | Rotation::RolledBack(revocation) => {
@@ -215,6 +356,10 @@ impl<'t> Tables<'t> {
         while swept.sessions < limit {
             let Some(id) = first_due(&self.session_expiry, now, |key| key.0, |key| *key.1)? else { break };
             self.session_expiry.remove((id.0, &id.1))?;
+            if let Some(row) = self.row(SessionId(id.1))? {
+                self.by_subject.remove((row.subject(), &id.1))?;
+                self.by_client.remove((row.client(), &id.1))?;
+            }
             self.sessions.remove(&id.1)?;
             swept.sessions += 1;
         }
@@ -224,13 +369,19 @@ impl<'t> Tables<'t> {
             self.take_out(number)?;
             swept.revocations += 1;
         }
-        let mut epochs = 0;
-        while epochs < limit {
+        let mut others = 0;
+        while others < limit {
             let Some((kind, id)) = self.due_epoch(now)? else { break };
             self.forget_epoch((&kind, &id))?;
-            epochs += 1;
+            others += 1;
         }
-        self.changed |= swept != Swept::default() || epochs > 0;
+        while others < limit {
+            let Some((at, name)) = first_due(&self.code_expiry, now, |key| key.0, |key| *key.1)? else { break };
+            self.code_expiry.remove((at, &name))?;
+            self.codes.remove(&name)?;
+            others += 1;
+        }
+        self.changed |= swept != Swept::default() || others > 0;
         Ok(swept)
     }
 
@@ -339,6 +490,16 @@ impl<'t> Tables<'t> {
         }
         Ok(before.max(number))
     }
+}
+
+/// Which of the two a name in `codes` is of.
+const CODE: u8 = b'c';
+const MARK: u8 = b'm';
+
+fn named(kind: u8, name: &Digest) -> [u8; 33] {
+    let mut whole = [kind; 33];
+    whole[1..].copy_from_slice(name);
+    whole
 }
 
 /// What the last entry about something is found by.

@@ -403,8 +403,8 @@ impl Metrics {
         self.0.revocation_propagation.observe(after.as_secs_f64());
     }
 
-    /// A revocation was made. `cause`: `revoke_endpoint`, `reuse`, `rollback`, `user_gone`, `disabled`, `admin_api`,
-    /// `command`.
+    /// A revocation was made. `cause`: `revoke_endpoint`, `reuse`, `rollback`, `user_gone`, `too_many`, `disabled`,
+    /// `admin_api`, `command`.
     pub fn revocation_made(&self, cause: &'static str) {
         self.0.revocations.with_label_values(&[cause]).inc();
     }

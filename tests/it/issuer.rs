@@ -32,8 +32,8 @@ use serde_json::{Map, Value, json};
 use sidegate::{
     clock::{Clock, Timestamp},
     issuer::{
-        AccessToken, Cause, Client, Config, GrantType, Issuer, KeysConfig, OpenError, RefreshToken, RevokeError,
-        RevokeRequest, SecretHash, User,
+        AccessToken, Cause, Client, Config, GrantType, Issuer, KeysConfig, Lifetimes, OFFLINE_ACCESS, OpenError,
+        RefreshToken, RevokeError, RevokeRequest, SecretHash, User,
     },
     revocation::Revocations,
     store::{OnRollback, Revocation},
@@ -272,6 +272,7 @@ fn client(id: &str, secret_hash: Option<SecretHash>, grants: &[GrantType]) -> Cl
         rotate: true,
         disabled: false,
         access_token_lifetime: None,
+        lifetimes: None,
     }
 }
 
@@ -300,8 +301,9 @@ fn config(data: &Path) -> Config {
             audience: Audience::new("api"),
         },
         refresh_token: RefreshToken {
-            idle_lifetime: 14 * DAY,
-            absolute_lifetime: 90 * DAY,
+            lifetimes: Lifetimes { idle: 14 * DAY, absolute: 90 * DAY },
+            remembered: Lifetimes { idle: 90 * DAY, absolute: 365 * DAY },
+            max_sessions: None,
             reuse_interval: 10 * SECOND,
             retry_window: 60 * SECOND,
             confidential_retry_window: None,

@@ -194,3 +194,79 @@ fn an_answer_that_goes_on_ends_when_an_epoch_reaches_its_token() {
         assert!(told.elapsed() < PATIENCE, "it ended because of {body}");
     }
 }
+
+#[test]
+fn sessions_are_listed_shown_with_their_history_and_ended() {
+    let gate = gate();
+    let agent = "curl/8.1 \u{1b}[31m".replace('\u{1b}', "\t");
+    let form = "grant_type=password&username=alice&password=wonderland";
+    let headers = [("Authorization", "Basic YXBwOnNlY3JldA=="), ("User-Agent", &*agent)];
+    let answer = gate.post_form("/oauth/token", &headers, form);
+    let (access, refresh) = (answer.member("access_token"), answer.member("refresh_token"));
+    let refreshing = format!("grant_type=refresh_token&refresh_token={refresh}");
+    let refreshed = gate.post_form("/oauth/token", &[("Authorization", "Basic YXBwOnNlY3JldA==")], &refreshing);
+    assert_eq!(refreshed.status, 200);
+    log_in(&gate);
+    let get = |query: &str| ask(&gate, "GET", &format!("/admin/sessions{query}"), TOKEN, &Value::Null);
+
+    let (status, page) = get("?limit=1");
+    assert_eq!((status, page["sessions"].as_array().unwrap().len()), (200, 1), "{page}");
+    let sid = page["next"].as_str().unwrap().to_owned();
+    let (_, rest) = get(&format!("?after={sid}"));
+    assert_eq!((rest["sessions"].as_array().unwrap().len(), &rest["next"]), (1, &Value::Null), "{rest}");
+    for (query, found) in [("?subject=alice", 2), ("?subject=bob", 0), ("?client=app", 2), ("?client=spa", 0)] {
+        assert_eq!(get(query).1["sessions"].as_array().unwrap().len(), found, "{query}");
+    }
+    for query in ["?limit=0", "?limit=1001", "?after=x", "?subject=a&client=b"] {
+        assert_eq!(get(query).0, 400, "{query}");
+    }
+
+    let (status, session) = get(&format!("/{sid}"));
+    assert_eq!(status, 200, "{session}");
+    let words = ["state", "sub", "client_id", "scope"].map(|name| session[name].as_str().unwrap().to_owned());
+    assert_eq!(words, ["live", "alice", "app", "read write"]);
+    assert_eq!((&session["rotations"], &session["revoked"]), (&json!(1), &Value::Null));
+    let history = session["history"].as_array().unwrap();
+    assert_eq!(history.len(), 2, "{session}");
+    assert_eq!(history[0]["address"], "127.0.0.1");
+    // Nothing in it plays with a terminal.
+    assert_eq!(history[0]["user_agent"], "curl/8.1 ?[31m");
+    assert_eq!((&history[1]["refreshes"], &history[1]["user_agent"]), (&json!(1), &json!("")));
+    assert!(!session.to_string().contains(&refresh[..20]), "nothing that can be presented: {session}");
+
+    let (code, listed, _) = command(&gate, &["sessions", "list", "--subject", "alice"]);
+    assert_eq!((code, listed.lines().count()), (Some(0), 2), "{listed}");
+    assert!(listed.starts_with(&format!("{sid}  live ")), "{listed}");
+    assert_eq!(command(&gate, &["sessions", "list", "--client", "spa"]).1, "there are no sessions\n");
+    let (code, shown, _) = command(&gate, &["sessions", "show", &sid]);
+    assert!(code == Some(0) && shown.contains("curl/8.1 ?[31m") && shown.contains("rotations  1"), "{shown}");
+    let (code, counted, _) = command(&gate, &["store", "stats"]);
+    assert!(code == Some(0) && counted.starts_with("sessions     2\n"), "{counted}");
+
+    let (status, said) = ask(&gate, "DELETE", &format!("/admin/sessions/{sid}?reason=lost"), TOKEN, &Value::Null);
+    assert_eq!((status, &said["kind"], &said["reason"]), (200, &json!("session"), &json!("lost")), "{said}");
+    assert_eq!(gate.get_with("/", &access).status, 401);
+    let (_, session) = get(&format!("/{sid}"));
+    assert!(session["state"] == "revoked" && session["revoked"].is_number(), "{session}");
+
+    for (method, path, status) in [("GET", "/x", 404), ("DELETE", "/x", 404), ("POST", "", 405), ("PUT", "/x", 405)] {
+        assert_eq!(ask(&gate, method, &format!("/admin/sessions{path}"), TOKEN, &Value::Null).0, status, "{path}");
+    }
+    for token in ["Bearer x", ""] {
+        assert_eq!(ask(&gate, "GET", "/admin/sessions", token, &Value::Null).0, 401);
+    }
+    let (code, _, complained) = command(&gate, &["sessions", "show", "nobody"]);
+    assert!(code == Some(1) && complained.contains("no such session"), "{complained}");
+}
+
+#[test]
+fn a_process_without_the_issuer_says_that_it_has_no_sessions() {
+    let admin = "admin: { address: 127.0.0.1:0, token: 0123456789abcdef0123456789abcdef }";
+    let upstream = Upstream::start();
+    let keys = "providers: [{ name: other, issuer: https://idp.example, audiences: [api], algorithms: [HS256], \
+                hmac_secret: 0123456789abcdef0123456789abcdef }]\n";
+    let config = crate::support::config(upstream.address(), &format!("{keys}{ROUTE}"));
+    let gate = Sidegate::start(&config.replace("admin: { address: 127.0.0.1:0 }", admin));
+    let (status, said) = ask(&gate, "GET", "/admin/sessions", TOKEN, &Value::Null);
+    assert_eq!((status, &said["error"]), (409, &json!("no_sessions")));
+}

@@ -15,8 +15,8 @@ use std::{
 use sidegate::{
     clock::{Clock, Timestamp},
     store::{
-        DataFolder, Lifted, MAX_LEEWAY, NewRevocation, NewSession, OnRollback, OpenError, Presented, Revocation,
-        Revoked, Rotation, RotationRules, Session, Store, Swept,
+        DataFolder, Lifted, MAX_LEEWAY, NewRevocation, NewSession, OnRollback, OpenError, Presented, Record,
+        Revocation, Revoked, Rotation, RotationRules, Session, Store, Swept, Taken, Visit, Visitor, Whose,
     },
     types::{ClientId, IssuerUrl, Scopes, SessionId, Subject},
 };
@@ -60,7 +60,7 @@ impl Rig {
     }
 
     async fn session(&self) -> SessionId {
-        self.store.open(new_session()).await.unwrap().id
+        self.store.open(new_session()).await.unwrap().session.id
     }
 
     /// All of the log that is live.
@@ -78,7 +78,7 @@ impl Rig {
     }
 
     async fn rotate_by(&self, session: SessionId, generation: u32, rules: RotationRules) -> Rotation {
-        self.store.rotate(Presented { session, generation }, rules).await.unwrap()
+        self.store.rotate(Presented { session, generation }, rules, Visitor::default()).await.unwrap()
     }
 }
 
@@ -87,13 +87,22 @@ fn open(path: &Path, clock: Clock) -> Store {
 }
 
 fn new_session() -> NewSession {
+    session_of("alice")
+}
+
+fn session_of(subject: &str) -> NewSession {
+    let subject = Subject::new(subject);
     NewSession {
+        id: SessionId::generate(),
         client: ClientId::new("app"),
-        subject: Subject::new("alice"),
+        subject,
         scopes: Scopes::from_values(["read", "write"]),
         idle_lifetime: 14 * DAY,
         absolute_lifetime: 90 * DAY,
         access_lifetime: 300 * SECOND,
+        remembered: false,
+        max_sessions: None,
+        visitor: Visitor::default(),
     }
 }
 
@@ -103,6 +112,7 @@ fn public() -> RotationRules {
         reuse_interval: 10 * SECOND,
         retry_window: Some(60 * SECOND),
         idle_lifetime: 14 * DAY,
+        remembered_idle_lifetime: 30 * DAY,
         access_lifetime: 300 * SECOND,
         on_rollback: OnRollback::Relogin,
     }
@@ -130,7 +140,7 @@ fn assert_reused(rotation: &Rotation) {
 #[tokio::test]
 async fn a_session_is_given_back_as_it_was_opened() {
     let rig = Rig::new();
-    let opened = rig.store.open(new_session()).await.unwrap();
+    let opened = rig.store.open(new_session()).await.unwrap().session;
     assert_eq!(
         (&opened.client, &opened.subject, &opened.scopes, opened.generation),
         (&ClientId::new("app"), &Subject::new("alice"), &Scopes::from_values(["read", "write"]), 0)
@@ -347,7 +357,7 @@ async fn an_epoch_ends_what_had_begun_and_nothing_that_begins_after_it() {
             assert_eq!(rig.rotate(before, generation).await, Rotation::LoggedOut, "{what:?}");
         }
         assert!(matches!(rig.rotate(ended, 0).await, Rotation::Revoked(_)));
-        let after = rig.store.open(new_session()).await.unwrap();
+        let after = rig.store.open(new_session()).await.unwrap().session;
         assert_eq!(after.began.number, epoch.number);
         assert_rotated(&rig.rotate(after.id, 0).await, 1);
 
@@ -364,8 +374,8 @@ async fn an_epoch_ends_what_had_begun_and_nothing_that_begins_after_it() {
 #[tokio::test]
 async fn an_epoch_reaches_its_subject_and_its_client_alone() {
     let rig = Rig::new();
-    let other = NewSession { subject: Subject::new("bob"), client: ClientId::new("other"), ..new_session() };
-    let (alice, bob) = (rig.session().await, rig.store.open(other).await.unwrap().id);
+    let other = NewSession { client: ClientId::new("other"), ..session_of("bob") };
+    let (alice, bob) = (rig.session().await, rig.store.open(other).await.unwrap().session.id);
     let theirs = NewRevocation {
         issuer: Some(IssuerUrl::new("https://elsewhere.example")),
         what: Revoked::Everything,
@@ -503,18 +513,202 @@ async fn a_sweep_takes_what_nothing_depends_on_in_small_steps() {
 
     rig.pass(13 * DAY);
     assert_rotated(&rig.rotate(kept, 0).await, 1);
+    // A clock that has been set forward by an hour, and is set back, has cost nobody a session.
     rig.pass(DAY);
+    assert_eq!(rig.store.sweep(4).await.unwrap().sessions, 0);
+    rig.pass(3600 * SECOND);
     assert_eq!(rig.store.sweep(4).await.unwrap().sessions, 4);
     assert_eq!(rig.store.sweep(4).await.unwrap().sessions, 2);
     assert_eq!(rig.rotate(revoked, 0).await, Rotation::Unknown);
     assert_rotated(&rig.rotate(kept, 1).await, 2);
 }
 
+fn named(records: &[Record]) -> Vec<SessionId> {
+    records.iter().map(|record| record.session.id).collect()
+}
+
+#[tokio::test]
+async fn sessions_are_listed_a_page_at_a_time_by_whose_they_are() {
+    let rig = Rig::new();
+    let mut all = Vec::new();
+    for n in 0..12 {
+        let client = ClientId::new(if n % 3 == 0 { "other" } else { "app" });
+        // One name begins with another.
+        let new = NewSession { client, ..session_of(if n % 2 == 0 { "alice" } else { "alice2" }) };
+        all.push(rig.store.open(new).await.unwrap().session);
+    }
+    let pages = async |whose: Whose| {
+        let (mut found, mut after) = (Vec::<SessionId>::new(), None);
+        loop {
+            let page = named(&rig.store.list(whose.clone(), after, 5).await.unwrap());
+            found.extend(&page);
+            match page.last() {
+                Some(last) if page.len() == 5 => after = Some(*last),
+                Some(_) | None => return found,
+            }
+        }
+    };
+    let of = |keep: &dyn Fn(&Session) -> bool| {
+        let mut ids: Vec<_> = all.iter().filter(|session| keep(session)).map(|session| session.id).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(pages(Whose::Everybodys).await, of(&|_| true));
+    let alice = Subject::new("alice");
+    assert_eq!(pages(Whose::Subject(alice.clone())).await, of(&|session| session.subject == alice));
+    let other = ClientId::new("other");
+    assert_eq!(pages(Whose::Client(other.clone())).await, of(&|session| session.client == other));
+    assert_eq!(pages(Whose::Subject(Subject::new("nobody"))).await, []);
+
+    // What is swept is in no list.
+    rig.pass(15 * DAY);
+    assert_eq!(rig.store.sweep(100).await.unwrap().sessions, 12);
+    for whose in [Whose::Everybodys, Whose::Subject(alice), Whose::Client(other)] {
+        assert_eq!(pages(whose).await, []);
+    }
+    assert_eq!(rig.store.stats().await.unwrap().sessions, 0);
+}
+
+#[tokio::test]
+async fn a_record_says_what_has_become_of_a_session() {
+    let rig = Rig::new();
+    let (live, revoked) = (rig.session().await, rig.session().await);
+    let gone = rig.store.open(session_of("bob")).await.unwrap().session.id;
+    let state = async |id| rig.store.record(id).await.unwrap().unwrap().state(rig.now());
+    rig.store.revoke_session(revoked, "a test").await.unwrap();
+    rig.revoke(Revoked::Subject("bob".into()), rig.now() + 300 * SECOND).await;
+    assert_eq!((state(live).await, state(revoked).await, state(gone).await), ("live", "revoked", "logged_out"));
+    let record = rig.store.record(revoked).await.unwrap().unwrap();
+    assert_eq!((record.opened, record.ended, record.idle_expiry), (rig.now(), Some(rig.now()), rig.now() + 14 * DAY));
+    rig.pass(14 * DAY);
+    assert_eq!(state(live).await, "expired");
+    assert_eq!(rig.store.record(SessionId::generate()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_history_of_a_session_says_from_where_it_was_used() {
+    let rig = Rig::new();
+    let from = |address: &str| Visitor { address: address.into(), agent: "browser".into() };
+    let id = rig.store.open(NewSession { visitor: from("home"), ..new_session() }).await.unwrap().session.id;
+    let mut generation = 0;
+    for place in ["home", "home", "train", "office", "office", "home", "pub"] {
+        rig.pass(SECOND);
+        let presented = Presented { session: id, generation };
+        generation += 1;
+        assert_rotated(&rig.store.rotate(presented, public(), from(place)).await.unwrap(), generation);
+    }
+    let visits = rig.store.record(id).await.unwrap().unwrap().visits;
+    let at = |second: u64| Timestamp(START + 1000 * second);
+    let visit = |from_second, last_second, refreshes, place| {
+        let (from_at, last) = (at(from_second), at(last_second));
+        Visit { from: from_at, last, refreshes, visitor: from(place) }
+    };
+    // Who opened it is kept, and the last ones.
+    assert_eq!(
+        visits,
+        [visit(0, 2, 2, "home"), visit(4, 5, 2, "office"), visit(6, 6, 1, "home"), visit(7, 7, 1, "pub")]
+    );
+}
+
+#[tokio::test]
+async fn a_session_too_many_ends_the_oldest() {
+    let rig = Rig::new();
+    let limited = |subject| NewSession { max_sessions: Some(3), ..session_of(subject) };
+    let open = async |new| {
+        rig.pass(SECOND);
+        let opened = rig.store.open(new).await.unwrap();
+        (opened.session.id, opened.ended)
+    };
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (id, ended) = open(limited("alice")).await;
+        assert_eq!(ended, []);
+        ids.push(id);
+    }
+    assert_eq!(open(limited("bob")).await.1, [], "another subject's");
+    // One that has ended does not count.
+    rig.store.revoke_session(ids[1], "a test").await.unwrap();
+    let (fourth, ended) = open(limited("alice")).await;
+    assert_eq!(ended, []);
+    let (_, ended) = open(limited("alice")).await;
+    assert_eq!(
+        ended.iter().map(|it| it.what.clone()).collect::<Vec<_>>(),
+        [Revoked::Session(ids[0].to_string().into())]
+    );
+    assert!(matches!(rig.rotate(ids[0], 0).await, Rotation::Revoked(_)));
+    assert_rotated(&rig.rotate(ids[2], 0).await, 1);
+    assert_eq!(rig.log().await.last(), ended.last(), "whoever follows the log hears of it");
+    // Where the limit is lowered, all that are too many go; those that an epoch ended are gone already.
+    let (_, ended) = open(NewSession { max_sessions: Some(1), ..session_of("alice") }).await;
+    let ended: Vec<_> = ended.into_iter().filter_map(|it| it.what.id().map(str::to_owned)).collect();
+    assert_eq!((ended.len(), &ended[..2]), (3, &[ids[2].to_string(), fourth.to_string()][..]));
+    rig.revoke(Revoked::Everything, rig.now() + 300 * SECOND).await;
+    assert_eq!(open(NewSession { max_sessions: Some(1), ..session_of("alice") }).await.1, []);
+}
+
+#[tokio::test]
+async fn a_session_that_is_remembered_has_an_idle_lifetime_of_its_own() {
+    let rig = Rig::new();
+    let id = rig.store.open(NewSession { remembered: true, ..new_session() }).await.unwrap().session.id;
+    assert_rotated(&rig.rotate(id, 0).await, 1);
+    rig.pass(30 * DAY - SECOND);
+    assert_rotated(&rig.rotate(id, 1).await, 2);
+    rig.pass(30 * DAY);
+    assert_eq!(rig.rotate(id, 2).await, Rotation::Expired);
+}
+
+#[tokio::test]
+async fn a_code_is_taken_once_and_says_by_whom() {
+    let rig = Rig::new();
+    let (name, other) = ([7; 32], [8; 32]);
+    let (first, second) = (SessionId::generate(), SessionId::generate());
+    let until = rig.now() + 60 * SECOND;
+    assert_eq!(rig.store.take_code(name, first).await.unwrap(), Taken::Unknown);
+    rig.store.keep_code(name, b"alice".as_slice().into(), until).await.unwrap();
+    assert!(rig.store.mark(name, until).await.unwrap(), "a code is no marker");
+    let rig = rig.reopened();
+    assert_eq!(rig.store.take_code(other, first).await.unwrap(), Taken::Unknown);
+    assert_eq!(rig.store.take_code(name, first).await.unwrap(), Taken::Now(b"alice".as_slice().into()));
+    assert_eq!(rig.store.take_code(name, second).await.unwrap(), Taken::Before(first));
+    let rig = rig.reopened();
+    assert_eq!(rig.store.take_code(name, second).await.unwrap(), Taken::Before(first));
+    rig.pass(60 * SECOND);
+    assert_eq!(rig.store.take_code(name, second).await.unwrap(), Taken::Unknown);
+    assert_eq!(rig.store.stats().await.unwrap().codes, 2);
+    rig.store.sweep(10).await.unwrap();
+    assert_eq!(rig.store.stats().await.unwrap().codes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_at_once_one_takes_a_code_and_one_sets_a_marker() {
+    let rig = Rig::new();
+    for n in 0..20_u8 {
+        let until = rig.now() + 60 * SECOND;
+        rig.store.keep_code([n; 32], [n].into(), until).await.unwrap();
+        let callers = (0..16).map(|_| {
+            let store = rig.store.clone();
+            tokio::spawn(async move {
+                let taken = store.take_code([n; 32], SessionId::generate()).await.unwrap();
+                (matches!(taken, Taken::Now(_)), store.mark([n; 32], until).await.unwrap())
+            })
+        });
+        let (mut took, mut marked) = (0, 0);
+        for caller in callers.collect::<Vec<_>>() {
+            let (first, new) = caller.await.unwrap();
+            took += usize::from(first);
+            marked += usize::from(new);
+        }
+        assert_eq!((took, marked), (1, 1));
+    }
+    rig.pass(60 * SECOND);
+    assert!(rig.store.mark([0; 32], rig.now() + SECOND).await.unwrap(), "its time was over");
+}
+
 #[tokio::test]
 async fn a_session_past_its_end_can_be_revoked_while_an_access_token_of_it_lives() {
     let rig = Rig::new();
     let short = NewSession { idle_lifetime: SECOND, ..new_session() };
-    let id = rig.store.open(short).await.unwrap().id;
+    let id = rig.store.open(short).await.unwrap().session.id;
     rig.pass(200 * SECOND);
     assert_eq!(rig.store.sweep(100).await.unwrap(), Swept::default());
     assert!(rig.store.revoke_session(id, "a test").await.unwrap().is_some());
@@ -550,9 +744,9 @@ async fn sixteen_parallel_refreshes_have_one_winner_and_one_successor() {
         let racers: Vec<_> = (0..16)
             .map(|_| {
                 let store = rig.store.clone();
-                tokio::spawn(
-                    async move { store.rotate(Presented { session: id, generation }, public()).await.unwrap() },
-                )
+                tokio::spawn(async move {
+                    store.rotate(Presented { session: id, generation }, public(), Visitor::default()).await.unwrap()
+                })
             })
             .collect();
         let mut rotated = 0;
@@ -672,9 +866,11 @@ async fn a_damaged_row_is_an_outage_of_its_own_session_alone() {
     drop(database);
 
     let store = open(folder.path(), Clock::Simulated(hand));
-    let error = store.rotate(Presented { session: damaged, generation: 0 }, public()).await.unwrap_err();
+    let error =
+        store.rotate(Presented { session: damaged, generation: 0 }, public(), Visitor::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "the session store is not available: a row of it has another version");
-    let rotation = store.rotate(Presented { session: sound, generation: 0 }, public()).await.unwrap();
+    let rotation =
+        store.rotate(Presented { session: sound, generation: 0 }, public(), Visitor::default()).await.unwrap();
     assert_rotated(&rotation, 1);
 }
 
@@ -705,7 +901,7 @@ async fn on_a_full_disk() {
     while refused.is_none() {
         assert!(opened.len() < 100_000, "the disk is never full");
         match rig.store.open(new_session()).await {
-            Ok(session) => opened.push(session.id),
+            Ok(session) => opened.push(session.session.id),
             Err(error) => refused = Some(error.to_string()),
         }
     }

@@ -2,7 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{hash, issuer::access_lifetime, route, values::word};
+use super::{
+    hash,
+    issuer::{access_lifetime, lifetimes},
+    route,
+    values::{DAY, word},
+};
 use crate::{
     config::{
         demo,
@@ -11,7 +16,7 @@ use crate::{
         raw,
         report::Report,
     },
-    issuer::{Client, GrantType},
+    issuer::{Client, GrantType, Lifetimes},
     types::ClientId,
 };
 
@@ -64,6 +69,10 @@ fn check(
     let lifetime = raw
         .access_token_lifetime
         .map(|raw| access_lifetime(report, &at.key("access_token_lifetime"), Some(raw), std::time::Duration::ZERO));
+    let sessions = raw.sessions.map(|raw::Mapping(raw)| {
+        let usual = Lifetimes { idle: 14 * DAY, absolute: 90 * DAY };
+        lifetimes(report, &at.key("sessions"), raw, usual)
+    });
     Some(Client {
         id: ClientId::new(id?),
         secret_hash: match secret_hash {
@@ -76,6 +85,10 @@ fn check(
         disabled: raw.disabled.is_some_and(|flag| flag.0),
         access_token_lifetime: match lifetime {
             Some(lifetime) => Some(lifetime?),
+            None => None,
+        },
+        lifetimes: match sessions {
+            Some(lifetimes) => Some(lifetimes?),
             None => None,
         },
     })

@@ -6,11 +6,11 @@ use http::Uri;
 
 use super::{
     client, feed, provider, user,
-    values::{DAY, HOUR, MINUTE, SECOND, duration, word},
+    values::{DAY, HOUR, MINUTE, SECOND, count, duration, word},
 };
 use crate::{
     config::{error::one_of, file, path::Path, raw, report::Report},
-    issuer::{AccessToken, Config, KeysConfig, MASTER_KEY_BYTES, RefreshToken, private_key_in},
+    issuer::{AccessToken, Config, KeysConfig, Lifetimes, MASTER_KEY_BYTES, RefreshToken, private_key_in},
     store::OnRollback,
     token::{
         Algorithm,
@@ -218,12 +218,36 @@ pub(super) fn access_lifetime(
     Some(lifetime)
 }
 
+/// How long sessions live; what is not said is as in `unless_said`.
+pub(super) fn lifetimes(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::Lifetimes,
+    unless_said: Lifetimes,
+) -> Option<Lifetimes> {
+    let written = raw.idle_lifetime.is_some();
+    let mut span = |key: &str, raw, default| duration(report, &at.key(key), raw, default, SECOND..=LONGEST);
+    let absolute = span("absolute_lifetime", raw.absolute_lifetime, unless_said.absolute);
+    let idle = span("idle_lifetime", raw.idle_lifetime, unless_said.idle);
+    let lifetimes = Lifetimes { idle: idle?, absolute: absolute? };
+    if lifetimes.idle > lifetimes.absolute {
+        let at = at.key(if written { "idle_lifetime" } else { "absolute_lifetime" });
+        let days = |time: Duration| time.as_secs() / 86_400;
+        return report.refuse(
+            &at,
+            format!(
+                "idle_lifetime ({}d unless set) must not be longer than absolute_lifetime ({}d unless set)",
+                days(unless_said.idle),
+                days(unless_said.absolute)
+            ),
+        );
+    }
+    Some(lifetimes)
+}
+
 fn refresh_token(report: &mut Report, at: &Path, raw: raw::Section<raw::RefreshToken>) -> Option<RefreshToken> {
     let raw = raw.map(|section| section.0).unwrap_or_default();
     let mut span = |key: &str, raw, default, range| duration(report, &at.key(key), raw, default, range);
-    let absolute_lifetime = span("absolute_lifetime", raw.absolute_lifetime, 90 * DAY, SECOND..=LONGEST);
-    let written = raw.idle_lifetime.is_some();
-    let idle_lifetime = span("idle_lifetime", raw.idle_lifetime, 14 * DAY, SECOND..=LONGEST);
     let retry_window = span("retry_window", raw.retry_window, MINUTE, Duration::ZERO..=HOUR);
     let reuse_interval = span("reuse_interval", raw.reuse_interval, 10 * SECOND, Duration::ZERO..=5 * MINUTE);
     let confidential_retry_window = raw
@@ -231,15 +255,25 @@ fn refresh_token(report: &mut Report, at: &Path, raw: raw::Section<raw::RefreshT
         .map(|raw| span("confidential_retry_window", Some(raw), Duration::ZERO, Duration::ZERO..=LONGEST));
     let meanings = [("relogin", OnRollback::Relogin), ("roll_forward", OnRollback::RollForward)];
     let on_rollback = word(report, &at.key("on_rollback"), raw.on_rollback.as_deref(), OnRollback::Relogin, &meanings);
-    if let (Some(idle), Some(absolute)) = (idle_lifetime, absolute_lifetime)
-        && idle > absolute
-    {
-        let at = at.key(if written { "idle_lifetime" } else { "absolute_lifetime" });
-        report.error(&at, "idle_lifetime (14d unless set) must not be longer than absolute_lifetime (90d unless set)");
-    }
+    let usual = Lifetimes { idle: 14 * DAY, absolute: 90 * DAY };
+    let own = raw::Lifetimes { idle_lifetime: raw.idle_lifetime, absolute_lifetime: raw.absolute_lifetime };
+    let lifetimes = lifetimes(report, at, own, usual);
+    let remembered = match raw.remembered {
+        Some(raw::Mapping(raw)) => {
+            let longer = Lifetimes { idle: 90 * DAY, absolute: 365 * DAY };
+            self::lifetimes(report, &at.key("remembered"), raw, longer)
+        }
+        None => lifetimes,
+    };
+    let max_at = at.key("max_sessions_per_subject");
+    let max_sessions = raw.max_sessions_per_subject.map(|raw| count(report, &max_at, Some(raw), 1, 1..=10_000));
     Some(RefreshToken {
-        idle_lifetime: idle_lifetime?,
-        absolute_lifetime: absolute_lifetime?,
+        lifetimes: lifetimes?,
+        remembered: remembered?,
+        max_sessions: match max_sessions {
+            Some(most) => Some(u32::try_from(most?).ok()?),
+            None => None,
+        },
         reuse_interval: reuse_interval?,
         retry_window: retry_window?,
         confidential_retry_window: match confidential_retry_window {

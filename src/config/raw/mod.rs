@@ -241,10 +241,16 @@ shapes! {
     RefreshToken {
         idle_lifetime: Option<Scalar>,
         absolute_lifetime: Option<Scalar>,
+        remembered: Section<Lifetimes>,
+        max_sessions_per_subject: Option<Scalar>,
         retry_window: Option<Scalar>,
         confidential_retry_window: Option<Scalar>,
         reuse_interval: Option<Scalar>,
         on_rollback: Option<String>,
+    }
+    Lifetimes {
+        idle_lifetime: Option<Scalar>,
+        absolute_lifetime: Option<Scalar>,
     }
     Store {
         embedded: Section<Embedded>,
@@ -261,6 +267,7 @@ shapes! {
         rotation: Option<String>,
         disabled: Option<Flag>,
         access_token_lifetime: Option<Scalar>,
+        sessions: Section<Lifetimes>,
     }
     User {
         username: Option<String>,

@@ -10,6 +10,7 @@ use crate::issuer::{
     form::{Form, Param},
     grant::{self, Granted},
 };
+use crate::store::Visitor;
 
 pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
     if request.method() != Method::POST {
@@ -39,9 +40,10 @@ async fn grant(
     if !client.grants.contains(&grant_type) {
         return Err(Error::UnauthorizedClient);
     }
+    let visitor = request.extensions().get::<Visitor>().cloned().unwrap_or_default();
     match grant_type {
         GrantType::ClientCredentials => grant::client_credentials::grant(issuer, client, &form),
-        GrantType::Password => grant::password::grant(issuer, client, &form).await,
-        GrantType::RefreshToken => grant::refresh::grant(issuer, client, &form).await,
+        GrantType::Password => grant::password::grant(issuer, client, &form, visitor).await,
+        GrantType::RefreshToken => grant::refresh::grant(issuer, client, &form, visitor).await,
     }
 }

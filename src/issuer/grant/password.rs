@@ -3,15 +3,21 @@
 use super::{Granted, requested_scopes};
 use crate::{
     issuer::{
-        Client, GrantType, Issuer,
+        Client, GrantType, Issuer, OFFLINE_ACCESS,
         access::Grant,
         error::Error,
         form::{Form, Param},
     },
-    store::NewSession,
+    store::{NewSession, Visitor},
+    types::SessionId,
 };
 
-pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Form) -> Result<Granted, Error> {
+pub(in crate::issuer) async fn grant(
+    issuer: &Issuer,
+    client: &Client,
+    form: &Form,
+    visitor: Visitor,
+) -> Result<Granted, Error> {
     let (username, password) = (form.require(Param::Username)?, form.require(Param::Password)?);
     let scopes = requested_scopes(form, &client.scopes)?;
     let user = issuer.users.log_in(&issuer.passwords, username, password).await?;
@@ -22,13 +28,19 @@ pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Fo
     let position = issuer.ledger.position();
     let session = if client.grants.contains(&GrantType::RefreshToken) {
         let settings = &issuer.config.refresh_token;
+        let remembered = scopes.contains(OFFLINE_ACCESS);
+        let lifetimes = settings.lifetimes(client, remembered);
         let new = NewSession {
+            id: SessionId::generate(),
             client: client.id.clone(),
             subject: user.subject.clone(),
             scopes: scopes.clone(),
-            idle_lifetime: settings.idle_lifetime,
-            absolute_lifetime: settings.absolute_lifetime,
+            idle_lifetime: lifetimes.idle,
+            absolute_lifetime: lifetimes.absolute,
             access_lifetime: issuer.access_lifetime(client),
+            remembered,
+            max_sessions: settings.max_sessions,
+            visitor,
         };
         Some(issuer.ledger.open(new).await?)
     } else {

@@ -9,14 +9,19 @@ use crate::{
         form::{Form, Param},
         ledger::Cause,
     },
-    store::{Rotation, RotationRules, Session},
+    store::{Rotation, RotationRules, Session, Visitor},
     types::Scopes,
 };
 
 /// One text for all that is wrong with a refresh token: which it was is in the metric.
 const REFUSED: Error = Error::InvalidGrant("The refresh token is invalid, expired or revoked.");
 
-pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Form) -> Result<Granted, Error> {
+pub(in crate::issuer) async fn grant(
+    issuer: &Issuer,
+    client: &Client,
+    form: &Form,
+    visitor: Visitor,
+) -> Result<Granted, Error> {
     let token = form.require(Param::RefreshToken)?;
     let refused = |outcome| {
         issuer.metrics.refresh(outcome);
@@ -34,7 +39,7 @@ pub(in crate::issuer) async fn grant(issuer: &Issuer, client: &Client, form: &Fo
     }
 
     let now = issuer.clock.now();
-    let session = match issuer.ledger.rotate(presented, rules(issuer, client)).await? {
+    let session = match issuer.ledger.rotate(presented, rules(issuer, client), visitor).await? {
         Rotation::Rotated(session) => {
             issuer.metrics.refresh("rotated");
             session
@@ -82,7 +87,8 @@ fn rules(issuer: &Issuer, client: &Client) -> RotationRules {
         reuse_interval: settings.reuse_interval,
         // Whoever has stolen a public client's token can present it without proving anything else.
         retry_window: if public { Some(settings.retry_window) } else { settings.confidential_retry_window },
-        idle_lifetime: settings.idle_lifetime,
+        idle_lifetime: settings.lifetimes(client, false).idle,
+        remembered_idle_lifetime: settings.lifetimes(client, true).idle,
         access_lifetime: issuer.access_lifetime(client),
         on_rollback: settings.on_rollback,
     }
