@@ -22,6 +22,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The key that refresh tokens are derived from; generated into `data` when `None`.
     pub master_key: Option<Secret>,
+    /// The master keys of before. What they made is still read; nothing new is made with them.
+    pub previous_master_keys: Vec<Secret>,
     /// How its signing keys follow each other.
     pub keys: KeysConfig,
     /// What processes show that follow the revocation log; `None`: nobody may.

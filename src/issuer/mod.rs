@@ -30,7 +30,14 @@ pub use self::{
     password::check_hash,
     revoke::{RevokeError, RevokeRequest, SessionsRequest},
 };
-use self::{endpoint::Paths, keys::Ring, ledger::Ledger, password::Passwords, session::RefreshTokens, user::Users};
+use self::{
+    endpoint::Paths,
+    keys::{Ring, Seal},
+    ledger::Ledger,
+    password::Passwords,
+    session::RefreshTokens,
+    user::Users,
+};
 use crate::{
     clock::Clock,
     revocation::{Blacklist, Revocations},
@@ -119,7 +126,8 @@ impl Issuer {
         let longest = store.longest_access_lifetime(longest).await?;
         let algorithm = config.access_token.algorithm;
         let rules = config.keys.clone();
-        let ring = Ring::open(&folder, &master, rules, algorithm, longest, clock.clone(), metrics.clone())?;
+        let seal = Seal::new(&master, &config.previous_master_keys);
+        let ring = Ring::open(&folder, seal, rules, algorithm, longest, clock.clone(), metrics.clone())?;
         let blacklist = Blacklist::new(clock.clone());
         let ledger = Ledger::new(config.url.clone(), store, revocations, blacklist, clock.clone(), metrics.clone());
         ledger.load().await?;
@@ -130,7 +138,7 @@ impl Issuer {
             paths: Paths::new(&config.url, config.feed_credential.is_some()),
             feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
             passwords: Passwords::new(),
-            refresh_tokens: RefreshTokens::new(&master),
+            refresh_tokens: RefreshTokens::new(&master, &config.previous_master_keys),
             own: own_tokens(&config, ring.live().clone()),
             metadata: endpoint::metadata::document(&config).into(),
             ring,
@@ -231,8 +239,8 @@ fn check(config: &Config) -> Result<(), OpenError> {
             user.username, CLIENT_SUBJECT
         )));
     }
-    if config.master_key.as_ref().is_some_and(|key| key.expose().len() < MASTER_KEY_BYTES) {
-        return Err(OpenError::Config(format!("the master key has less than {MASTER_KEY_BYTES} bytes")));
+    if config.master_key.iter().chain(&config.previous_master_keys).any(|key| key.expose().len() < MASTER_KEY_BYTES) {
+        return Err(OpenError::Config(format!("a master key has less than {MASTER_KEY_BYTES} bytes")));
     }
     Ok(())
 }

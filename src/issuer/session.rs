@@ -22,17 +22,36 @@ const TOKEN_BYTES: usize = SESSION_BYTES + GENERATION_BYTES + MAC_BYTES;
 
 /// Makes and reads refresh tokens.
 pub(super) struct RefreshTokens {
-    master: hkdf::Prk,
-    key_id: Box<str>,
+    current: Master,
+    /// Keys of before, whose tokens are still good: each is answered with a successor of the current key.
+    previous: Vec<Master>,
+}
+
+/// A master key, made ready.
+struct Master {
+    key: hkdf::Prk,
+    id: Box<str>,
+}
+
+impl Master {
+    fn new(master_key: &Secret) -> Self {
+        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate refresh token, version 1");
+        let key = salt.extract(master_key.expose());
+        let mut id = [0; 6];
+        key.expand(&[b"key id"], Length(id.len())).and_then(|okm| okm.fill(&mut id)).expect("6 bytes are few");
+        Self { key, id: URL_SAFE_NO_PAD.encode(id).into() }
+    }
+
+    fn mac<'a>(&self, session: SessionId, body: &'a [u8], client: &'a ClientId) -> Mac<'a> {
+        let info: [&[u8]; 2] = [b"session", &session.0];
+        let key = self.key.expand(&info, hmac::HMAC_SHA256).expect("a SHA-256 key is short").into();
+        Mac { key, body, client }
+    }
 }
 
 impl RefreshTokens {
-    pub(super) fn new(master_key: &Secret) -> Self {
-        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate refresh token, version 1");
-        let master = salt.extract(master_key.expose());
-        let mut id = [0; 6];
-        master.expand(&[b"key id"], Length(id.len())).and_then(|okm| okm.fill(&mut id)).expect("6 bytes are few");
-        Self { master, key_id: URL_SAFE_NO_PAD.encode(id).into() }
+    pub(super) fn new(master_key: &Secret, previous: &[Secret]) -> Self {
+        Self { current: Master::new(master_key), previous: previous.iter().map(Master::new).collect() }
     }
 
     /// The refresh token of the session's live generation. It is the same whenever it is made.
@@ -41,22 +60,21 @@ impl RefreshTokens {
         let (body, mac) = bytes.split_at_mut(SESSION_BYTES + GENERATION_BYTES);
         body[..SESSION_BYTES].copy_from_slice(&session.id.0);
         body[SESSION_BYTES..].copy_from_slice(&session.generation.to_be_bytes());
-        mac.copy_from_slice(self.mac(session.id, body, &session.client).sign().as_ref());
-        format!("{PREFIX}{}.{}", self.key_id, URL_SAFE_NO_PAD.encode(bytes))
+        mac.copy_from_slice(self.current.mac(session.id, body, &session.client).sign().as_ref());
+        format!("{PREFIX}{}.{}", self.current.id, URL_SAFE_NO_PAD.encode(bytes))
     }
 
     /// What a refresh token names, if we made it, and for this client.
     pub(super) fn read(&self, token: &str, client: &ClientId) -> Option<Presented> {
         let (key_id, text) = token.strip_prefix(PREFIX)?.split_once('.')?;
-        if key_id != &*self.key_id {
-            return None;
-        }
+        let master = [&self.current].into_iter().chain(&self.previous).find(|master| *master.id == *key_id)?;
         // One spelling for each token: no padding, no stray bits, no other length.
         let bytes: [u8; TOKEN_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (body, mac) = bytes.split_at(SESSION_BYTES + GENERATION_BYTES);
         let (session, generation) = body.split_at(SESSION_BYTES);
         let session = SessionId(session.try_into().ok()?);
-        self.mac(session, body, client)
+        master
+            .mac(session, body, client)
             .verify(mac)
             .then_some(Presented { session, generation: u32::from_be_bytes(generation.try_into().ok()?) })
     }
@@ -64,12 +82,6 @@ impl RefreshTokens {
     /// Whether the text means to be a refresh token of ours.
     pub(super) fn looks_like(token: &str) -> bool {
         token.starts_with(PREFIX)
-    }
-
-    fn mac<'a>(&self, session: SessionId, body: &'a [u8], client: &'a ClientId) -> Mac<'a> {
-        let info: [&[u8]; 2] = [b"session", &session.0];
-        let key = self.master.expand(&info, hmac::HMAC_SHA256).expect("a SHA-256 key is short").into();
-        Mac { key, body, client }
     }
 }
 

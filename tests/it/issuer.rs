@@ -311,6 +311,7 @@ fn config(data: &Path) -> Config {
         },
         data: data.join("data"),
         master_key: None,
+        previous_master_keys: Vec::new(),
         keys: KeysConfig { rotate_every: None, publish_ahead: DAY, file: None },
         feed_credential: None,
         clients: vec![

@@ -59,17 +59,9 @@ pub(super) fn check(
         Some("") => report.refuse(&at.key("store").key("embedded").key("path"), "must not be empty"),
         folder => Some(report.resolve(folder.unwrap_or("data"))),
     };
-    let master_key = raw.master_key.map(|raw| {
-        let at = at.key("master_key");
-        let key = file::secret(report, &at, raw)?;
-        if key.expose().len() < MASTER_KEY_BYTES {
-            return report.refuse(
-                &at,
-                format!("must be at least {MASTER_KEY_BYTES} bytes long; `openssl rand -hex 32` makes one"),
-            );
-        }
-        Some(key)
-    });
+    let master_key = raw.master_key.map(|raw| master_key(report, &at.key("master_key"), raw));
+    let previous = report.items(&at.key("previous_master_keys"), raw.previous_master_keys);
+    let previous: Vec<_> = previous.into_iter().map(|(at, raw)| self::master_key(report, &at, raw)).collect();
     let feed_at = at.key("revocation_feed");
     let feed = feed::served(report, &feed_at, raw.revocation_feed);
     let keys = signing_keys(report, &at.key("keys"), raw.keys, algorithm);
@@ -88,6 +80,7 @@ pub(super) fn check(
                 Some(key) => Some(key?),
                 None => None,
             },
+            previous_master_keys: previous.into_iter().collect::<Option<_>>()?,
             keys: keys?,
             feed_credential: feed?.map(|(credential, _)| credential),
             clients: clients?,
@@ -96,6 +89,15 @@ pub(super) fn check(
         })
     })();
     (config, facts)
+}
+
+fn master_key(report: &mut Report, at: &Path, raw: raw::SecretText) -> Option<Secret> {
+    let key = file::secret(report, at, raw)?;
+    if key.expose().len() < MASTER_KEY_BYTES {
+        return report
+            .refuse(at, format!("must be at least {MASTER_KEY_BYTES} bytes long; `openssl rand -hex 32` makes one"));
+    }
+    Some(key)
 }
 
 /// How its keys follow each other.

@@ -219,6 +219,7 @@ shapes! {
         refresh_token: Section<RefreshToken>,
         store: Section<Store>,
         master_key: Option<SecretText>,
+        previous_master_keys: List<SecretText>,
         keys: Section<SigningKeys>,
         revocation_feed: Section<ServedFeed>,
         clients: List<Mapping<Client>>,

@@ -20,10 +20,10 @@ use bytes::Bytes;
 
 pub(super) use self::file::master_key;
 pub use self::file::{KeyFileError, MASTER_KEY_BYTES, private_key_in};
+pub(super) use self::sealed::Seal;
 use self::{
     entry::{Entry, State},
     file::{KeyFile, Stamp, read_private_key},
-    sealed::Seal,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -35,7 +35,6 @@ use crate::{
         live::LiveKeys,
         sign::Signer,
     },
-    types::Secret,
 };
 
 /// How keys follow each other; every value has been checked.
@@ -130,7 +129,7 @@ impl Ring {
     /// Takes the keys that are in the data folder; makes the first one where there is none.
     pub(super) fn open(
         folder: &Arc<DataFolder>,
-        master: &Secret,
+        seal: Seal,
         config: KeysConfig,
         algorithm: Algorithm,
         longest_lifetime: Duration,
@@ -138,13 +137,18 @@ impl Ring {
         metrics: Metrics,
     ) -> Result<Self, KeyFileError> {
         let file = KeyFile::new(folder, FILE);
-        let seal = Seal::new(master);
         let now = clock.now();
         let stored = file.read_if_there()?;
-        let mut entries = match &stored {
+        let (mut entries, sealed_before) = match &stored {
             Some(text) => seal.open_all(text.expose()).map_err(|why| file.error(why))?,
-            None => Vec::new(),
+            None => (Vec::new(), false),
         };
+        if sealed_before {
+            // From now on the master key of before is not needed for them.
+            folder
+                .write(FILE, seal.close_all(&entries).as_bytes())
+                .map_err(|error| file.error(format!("cannot be written: {error}")))?;
+        }
         let given = match &config.file {
             Some(path) => {
                 let wrong = |what| KeyFileError { path: path.clone(), what };

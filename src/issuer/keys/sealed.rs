@@ -15,8 +15,11 @@ use crate::{
     types::Secret,
 };
 
-/// What seals and opens.
-pub(super) struct Seal(LessSafeKey);
+/// What seals with the current master key, and opens what that or one of before has sealed.
+pub(in crate::issuer) struct Seal {
+    current: LessSafeKey,
+    previous: Vec<LessSafeKey>,
+}
 
 /// A private key that is sealed: a nonce, and what only the master key opens; in base64url.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
@@ -45,11 +48,8 @@ struct WireKey {
 const VERSION: u32 = 1;
 
 impl Seal {
-    pub(super) fn new(master: &Secret) -> Self {
-        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate signing keys, version 1");
-        let key = salt.extract(master.expose());
-        let key = key.expand(&[b"seal"], &AES_256_GCM).expect("a key is shorter than HKDF can make them");
-        Self(LessSafeKey::new(UnboundKey::from(key)))
+    pub(in crate::issuer) fn new(master: &Secret, previous: &[Secret]) -> Self {
+        Self { current: sealing_key(master), previous: previous.iter().map(sealing_key).collect() }
     }
 
     /// A key that is new here.
@@ -72,31 +72,30 @@ impl Seal {
         rand::fill(&mut nonce).map_err(|_| KeyError("the system has no random numbers".into()))?;
         let mut sealed = private_key.expose().to_vec();
         let nonce_used = Nonce::assume_unique_for_key(nonce);
-        let closed = self.0.seal_in_place_append_tag(nonce_used, bound_to(kid, algorithm), &mut sealed);
+        let closed = self.current.seal_in_place_append_tag(nonce_used, bound_to(kid, algorithm), &mut sealed);
         closed.map_err(|_| KeyError("the key could not be sealed".into()))?;
         Ok(Stored(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()).into()))
     }
 
-    fn open(&self, kid: &str, algorithm: Algorithm, stored: &Stored) -> Option<Secret> {
-        let mut bytes = URL_SAFE_NO_PAD.decode(&*stored.0).ok()?;
-        let (nonce, sealed) = bytes.split_at_mut_checked(NONCE_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let opened = self.0.open_in_place(nonce, bound_to(kid, algorithm), sealed).ok()?;
-        let secret = Secret::new(opened.to_vec());
-        zeroize::Zeroize::zeroize(&mut bytes);
-        Some(secret)
+    /// What was sealed, and whether that was with a master key of before.
+    fn open(&self, kid: &str, algorithm: Algorithm, stored: &Stored) -> Option<(Secret, bool)> {
+        let opened = open_with(&self.current, kid, algorithm, stored).map(|secret| (secret, false));
+        let mut previous = self.previous.iter();
+        opened.or_else(|| previous.find_map(|key| open_with(key, kid, algorithm, stored)).map(|secret| (secret, true)))
     }
 
-    /// Reads the file; says what is wrong with it.
-    pub(super) fn open_all(&self, text: &[u8]) -> Result<Vec<Entry>, String> {
+    /// Reads the file, and says whether something in it was sealed with a master key of before; or what is wrong with it.
+    pub(super) fn open_all(&self, text: &[u8]) -> Result<(Vec<Entry>, bool), String> {
         let wire: Wire = serde_json::from_slice(text).map_err(|error| format!("is damaged: {error}"))?;
         if wire.version != VERSION {
             return Err(format!("is of version {}, which this Sidegate does not know", wire.version));
         }
-        wire.keys.into_iter().map(|key| self.open_one(key)).collect()
+        let mut sealed_before = false;
+        let entries = wire.keys.into_iter().map(|key| self.open_one(key, &mut sealed_before));
+        Ok((entries.collect::<Result<_, _>>()?, sealed_before))
     }
 
-    fn open_one(&self, wire: WireKey) -> Result<Entry, String> {
+    fn open_one(&self, wire: WireKey, sealed_before: &mut bool) -> Result<Entry, String> {
         let WireKey { kid, alg, state, since, until, sealed } = wire;
         let algorithm: Algorithm = alg.parse().map_err(|()| format!("names an algorithm that is unknown: {alg:?}"))?;
         let key = match (state, sealed) {
@@ -106,7 +105,18 @@ impl Seal {
             }
             (State::Next | State::Active | State::Retired, Some(sealed)) => {
                 let opened = self.open(&kid, algorithm, &sealed);
-                let private_key = opened.ok_or_else(|| format!("does not go with the master key (at {kid}): bring that back, or move it away to have new keys made"))?;
+                let (private_key, before) = opened.ok_or_else(|| {
+                    format!(
+                        "does not go with the master key (at {kid}): bring that back, name it among \
+                         `previous_master_keys`, or move it away to have new keys made"
+                    )
+                })?;
+                let sealed = if before {
+                    *sealed_before = true;
+                    self.close(&kid, algorithm, &private_key).map_err(|error| error.to_string())?
+                } else {
+                    sealed
+                };
                 let signer = Signer::new(algorithm, &private_key).map_err(|error| error.to_string())?;
                 let key = signer.key().map_err(|error| error.to_string())?;
                 Some((Arc::new(signer), Arc::new(key), sealed))
@@ -128,6 +138,23 @@ impl Seal {
         let wire = Wire { version: VERSION, keys: entries.iter().map(wire).collect() };
         serde_json::to_string_pretty(&wire).expect("names, numbers and texts can be written")
     }
+}
+
+fn sealing_key(master: &Secret) -> LessSafeKey {
+    let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate signing keys, version 1");
+    let key = salt.extract(master.expose());
+    let key = key.expand(&[b"seal"], &AES_256_GCM).expect("a key is shorter than HKDF can make them");
+    LessSafeKey::new(UnboundKey::from(key))
+}
+
+fn open_with(key: &LessSafeKey, kid: &str, algorithm: Algorithm, stored: &Stored) -> Option<Secret> {
+    let mut bytes = URL_SAFE_NO_PAD.decode(&*stored.0).ok()?;
+    let (nonce, sealed) = bytes.split_at_mut_checked(NONCE_LEN)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+    let opened = key.open_in_place(nonce, bound_to(kid, algorithm), sealed).ok()?;
+    let secret = Secret::new(opened.to_vec());
+    zeroize::Zeroize::zeroize(&mut bytes);
+    Some(secret)
 }
 
 /// A sealed key cannot be passed off as another.

@@ -115,6 +115,37 @@ async fn a_master_key_from_the_configuration_makes_the_tokens() {
     rig.refresh(&tokens.refresh).await.tokens();
 }
 
+#[tokio::test]
+async fn a_master_key_follows_another_and_nobody_is_logged_out() {
+    use sidegate::types::Secret;
+    let key = |byte| Secret::new(vec![byte; 32]);
+    let rig = Rig::with(|config| config.master_key = Some(key(7))).await;
+    let (kept, lost, first) = (rig.log_in().await, rig.log_in().await, rig.log_in_publicly().await);
+    let second = rig.refresh(&kept.refresh).await.tokens();
+    let rig = rig
+        .restarted(|config| {
+            (config.master_key, config.previous_master_keys) = (Some(key(8)), vec![key(6), key(7)]);
+        })
+        .await;
+    // What the key of before made is good, and answered with what the new one makes; its signing key signs on.
+    let third = rig.refresh(&second.refresh).await.tokens();
+    assert_eq!(third.refresh, expected_refresh_token(&[8; 32], &kept.sid(), 2, "app"));
+    assert_eq!(part(&third.access, 0)["kid"], part(&kept.access, 0)["kid"]);
+    assert_eq!(rig.refresh(&second.refresh).await.tokens().refresh, third.refresh, "the same successor");
+    rig.refresh(&kept.refresh).await.tokens();
+    rig.refresh_publicly(&first.refresh).await.tokens();
+    rig.refresh_publicly(&third.refresh).await.assert_error(400, "invalid_grant");
+    rig.pass(61 * SECOND);
+    rig.refresh_publicly(&first.refresh).await.assert_error(400, "invalid_grant");
+    assert_eq!(rig.refreshes("reused"), 1, "the rules are the same for tokens of before");
+    // Signing keys have been sealed anew, so that the one of before can go when its last session has.
+    let rig = rig.restarted(|config| config.previous_master_keys = Vec::new()).await;
+    assert_eq!(part(&rig.log_in().await.access, 0)["kid"], part(&kept.access, 0)["kid"]);
+    rig.refresh(&third.refresh).await.tokens();
+    rig.refresh(&lost.refresh).await.assert_error(400, "invalid_grant");
+    assert_eq!(rig.refreshes("forged"), 1);
+}
+
 /// The form of a refresh token, made from its description: a change of it would log every user out.
 fn expected_refresh_token(master: &[u8], sid: &str, generation: u32, client: &str) -> String {
     use aws_lc_rs::{hkdf, hmac};
@@ -164,7 +195,7 @@ async fn a_configuration_that_would_let_somebody_in_is_refused() {
             },
             "the hash of user alice asks for more than 1 GiB",
         ),
-        (|config| config.master_key = Some(sidegate::types::Secret::new(vec![7; 31])), "the master key has less"),
+        (|config| config.master_key = Some(sidegate::types::Secret::new(vec![7; 31])), "a master key has less"),
     ];
     for (change, text) in changes {
         let mut config = config(folder.path());
