@@ -76,3 +76,18 @@ impl fmt::Debug for Clock {
         }
     }
 }
+
+/// A time in one unit, for a person.
+#[derive(Clone, Copy, Debug)]
+pub struct Roughly(pub Duration);
+
+impl fmt::Display for Roughly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            seconds @ 0..=119 => write!(f, "{seconds}s"),
+            seconds @ 120..=7199 => write!(f, "{}m", seconds / 60),
+            seconds @ 7200..=172_799 => write!(f, "{}h", seconds / 3600),
+            seconds => write!(f, "{}d", seconds / 86_400),
+        }
+    }
+}

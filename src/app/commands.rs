@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     admin,
-    clock::Timestamp,
+    clock::{Roughly, Timestamp},
     issuer::{Cause, Issuer, RevokeRequest, SessionsRequest},
     store::{Record, Revocation, Whose},
     types::{ClientId, SessionId, Subject},
@@ -82,11 +82,11 @@ pub(super) async fn obey(issuer: Arc<Issuer>, line: String) -> admin::socket::Ou
 /// A session in a line.
 fn session_line(record: &Record, now: Timestamp) -> String {
     let Record { session, visits, .. } = record;
-    let last = visits.last().map_or_else(String::new, |visit| {
-        format!("last seen {} ago from {}", ago(visit.last, now), visit.visitor.address)
-    });
+    let last = visits
+        .last()
+        .map_or_else(String::new, |visit| format!("last seen {} from {}", ago(visit.last, now), visit.visitor.address));
     format!(
-        "{}  {:<10}  {} at {}, opened {} ago, {last}",
+        "{}  {:<10}  {} at {}, opened {}, {last}",
         session.id,
         record.state(now),
         session.subject,
@@ -101,12 +101,12 @@ fn session_text(record: &Record, now: Timestamp) -> String {
     let mut text = session_line(record, now);
     let _ = write!(text, "\n  scope      {}\n  rotations  {}", record.session.scopes, record.session.generation);
     if let Some(left) = record.idle_expiry.since(now).filter(|_| record.state(now) == "live") {
-        let _ = write!(text, "\n  ends       in {} s, unless it is refreshed before", left.as_secs());
+        let _ = write!(text, "\n  ends       in {}, unless it is refreshed before", Roughly(left));
     }
     for visit in &record.visits {
         let _ = write!(
             text,
-            "\n  from {} ago to {} ago: {} refreshes, {}, {}",
+            "\n  {} to {}: {} refreshes, {}, {}",
             ago(visit.from, now),
             ago(visit.last, now),
             visit.refreshes,
@@ -118,7 +118,7 @@ fn session_text(record: &Record, now: Timestamp) -> String {
 }
 
 fn ago(then: Timestamp, now: Timestamp) -> String {
-    format!("{} s", now.since(then).unwrap_or_default().as_secs())
+    format!("{} ago", Roughly(now.since(then).unwrap_or_default()))
 }
 
 /// An entry of the revocation log, for a person.

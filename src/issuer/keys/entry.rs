@@ -1,10 +1,10 @@
 //! One of the issuer's keys, and how it is told of.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::sealed::Stored;
 use crate::{
-    clock::Timestamp,
+    clock::{Roughly, Timestamp},
     token::{Algorithm, keys::Key, sign::Signer},
 };
 
@@ -69,19 +69,5 @@ impl Entry {
     /// How long it is until it signs.
     pub(super) fn wait(&self, now: Timestamp, publish_ahead: Duration) -> Roughly {
         Roughly((self.since + publish_ahead).since(now).unwrap_or_default())
-    }
-}
-
-/// A time in one unit.
-pub(super) struct Roughly(Duration);
-
-impl fmt::Display for Roughly {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_secs() {
-            seconds @ 0..=119 => write!(f, "{seconds}s"),
-            seconds @ 120..=7199 => write!(f, "{}m", seconds / 60),
-            seconds @ 7200..=172_799 => write!(f, "{}h", seconds / 3600),
-            seconds => write!(f, "{}d", seconds / 86_400),
-        }
     }
 }
