@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, nginx, Chromium, a Python
-# environment with Authlib, grpcio, websockets and nanoidp, oauth4webapi and two issuers for Node.js, kubectl, promtool,
+# Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, nginx, Redis, Chromium, a
+# Python environment with Authlib, grpcio, websockets and nanoidp, oauth4webapi and two issuers for Node.js, kubectl, promtool,
 # cargo-deny. Everything but Debian's packages goes under target/test-tools and tests/clients/node/node_modules. Run again, it
 # finds its work done and says nothing.
 set -euo pipefail
@@ -50,6 +50,14 @@ have curl || apt curl ca-certificates
 have openssl || apt openssl
 have h2load || apt nghttp2-client
 have nginx || apt nginx-light
+have redis-cli || apt redis-tools
+if ! have redis-server; then
+    apt redis-server
+    # The package starts a server, and has one start at every boot, with a port and data that nobody asked for. The tests start
+    # their own.
+    quietly service redis-server stop
+    quietly update-rc.d redis-server disable
+fi
 have chromium || apt chromium
 have python3 || apt python3 python3-venv
 have node && have npm || apt nodejs npm

@@ -16,6 +16,7 @@ mod issuer;
 mod keys;
 mod operators;
 mod reading;
+mod redis_rig;
 mod revocation;
 mod server;
 mod store;

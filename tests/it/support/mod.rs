@@ -3,6 +3,7 @@
 
 pub(crate) mod client;
 pub(crate) mod frames;
+pub(crate) mod redis;
 pub(crate) mod tls;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
