@@ -563,10 +563,15 @@ async fn sessions_are_listed_a_page_at_a_time_by_whose_they_are() {
     // What is swept is in no list.
     rig.pass(15 * DAY);
     assert_eq!(rig.store.sweep(100).await.unwrap().sessions, 12);
-    for whose in [Whose::Everybodys, Whose::Subject(alice), Whose::Client(other)] {
+    for whose in [Whose::Everybodys, Whose::Subject(alice.clone()), Whose::Client(other.clone())] {
         assert_eq!(pages(whose).await, []);
     }
-    assert_eq!(rig.store.stats().await.unwrap().sessions, 0);
+    // Nor does it take a place in a page.
+    let new = rig.store.open(NewSession { client: other.clone(), ..new_session() }).await.unwrap().session.id;
+    for whose in [Whose::Everybodys, Whose::Subject(alice), Whose::Client(other)] {
+        assert_eq!(named(&rig.store.list(whose, None, 1).await.unwrap()), [new]);
+    }
+    assert_eq!(rig.store.stats().await.unwrap().sessions, 1);
 }
 
 #[tokio::test]
