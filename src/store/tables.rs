@@ -160,7 +160,7 @@ impl<'t> Tables<'t> {
         let mut live = Vec::new();
         for entry in self.by_subject.range((subject.as_str(), &[0; 16])..=(subject.as_str(), &ID_MAX))? {
             let id = SessionId(*entry?.0.value().1);
-            if let Some(row) = self.row(id)?
+            if let Some(row) = self.readable_row(id)?
                 && row.is_live(self.now)
                 && !self.logged_out(&row)?
             {
@@ -200,7 +200,9 @@ impl<'t> Tables<'t> {
             Whose::Client(client) => named(client.as_str(), &self.by_client)?,
         };
         for id in ids {
-            found.extend(self.record(id)?);
+            if let Some(row) = self.readable_row(id)? {
+                found.push(row.record(id, self.logged_out(&row)?));
+            }
         }
         Ok(found)
     }
@@ -356,7 +358,7 @@ impl<'t> Tables<'t> {
         while swept.sessions < limit {
             let Some(id) = first_due(&self.session_expiry, now, |key| key.0, |key| *key.1)? else { break };
             self.session_expiry.remove((id.0, &id.1))?;
-            if let Some(row) = self.row(SessionId(id.1))? {
+            if let Some(row) = self.readable_row(SessionId(id.1))? {
                 self.by_subject.remove((row.subject(), &id.1))?;
                 self.by_client.remove((row.client(), &id.1))?;
             }
@@ -388,6 +390,14 @@ impl<'t> Tables<'t> {
     fn row(&self, id: SessionId) -> Result<Option<Row>, Fault> {
         let Some(bytes) = self.sessions.get(&id.0)? else { return Ok(None) };
         decode(bytes.value()).map(Some).map_err(Fault::Row)
+    }
+
+    /// The same where many are walked over: one that is damaged must not stand in the way of the others.
+    fn readable_row(&self, id: SessionId) -> Result<Option<Row>, Fault> {
+        match self.row(id) {
+            Err(Fault::Row(_)) => Ok(None),
+            other => other,
+        }
     }
 
     /// Writes a row and moves its place in the expiry index.

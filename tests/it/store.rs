@@ -870,6 +870,7 @@ async fn a_damaged_row_is_an_outage_of_its_own_session_alone() {
     transaction.commit().unwrap();
     drop(database);
 
+    let swept_by = hand.clone();
     let store = open(folder.path(), Clock::Simulated(hand));
     let error =
         store.rotate(Presented { session: damaged, generation: 0 }, public(), Visitor::default()).await.unwrap_err();
@@ -877,6 +878,12 @@ async fn a_damaged_row_is_an_outage_of_its_own_session_alone() {
     let rotation =
         store.rotate(Presented { session: sound, generation: 0 }, public(), Visitor::default()).await.unwrap();
     assert_rotated(&rotation, 1);
+    // Nor does it stand in the way of a list, of a login where sessions are counted, or of a sweep.
+    assert_eq!(named(&store.list(Whose::Everybodys, None, 9).await.unwrap()), [sound]);
+    let opened = store.open(NewSession { max_sessions: Some(1), ..new_session() }).await.unwrap();
+    assert_eq!(opened.ended.len(), 1);
+    swept_by.fetch_add((15 * DAY).as_millis() as u64, Ordering::SeqCst);
+    assert_eq!(store.sweep(100).await.unwrap().sessions, 3);
 }
 
 #[test]
