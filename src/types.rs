@@ -70,6 +70,17 @@ name_type! {
     Audience
 }
 
+impl Subject {
+    /// Into how many parts subjects are spread, so that a store on several servers has all of one subject's sessions on one.
+    pub const PARTS: u8 = 64;
+
+    /// Which of the parts it is in.
+    pub fn part(&self) -> u8 {
+        let hash = crc32fast::hash(self.0.as_bytes());
+        (hash % u32::from(Self::PARTS)) as u8
+    }
+}
+
 /// A set of scope values (RFC 6749 §3.3), kept in order so that it always prints the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scopes(BTreeSet<Box<str>>);
@@ -133,9 +144,12 @@ pub fn is_scope_token(text: &str) -> bool {
 pub struct SessionId(pub [u8; 16]);
 
 impl SessionId {
-    /// A fresh identifier. Nothing depends on nobody guessing it: a refresh token carries an HMAC besides.
-    pub fn generate() -> Self {
-        Self(*uuid::Uuid::now_v7().as_bytes())
+    /// A fresh identifier for a session of that subject, whose part its last six bits are. Nothing depends on nobody guessing
+    /// it: a refresh token carries an HMAC besides.
+    pub fn generate(subject: &Subject) -> Self {
+        let mut id = *uuid::Uuid::now_v7().as_bytes();
+        id[15] = id[15] & !(Subject::PARTS - 1) | subject.part();
+        Self(id)
     }
 
     /// Reads the form that [`fmt::Display`] writes, the one the `sid` claim carries.

@@ -182,10 +182,15 @@ impl App {
         if let Some(feed) = &feed {
             feed.loaded().await;
         }
+        let freshness = match (&feed, &issuer) {
+            (Some(feed), _) => Some(feed.freshness().clone()),
+            (None, Some(issuer)) => issuer.freshness(),
+            (None, None) => None,
+        };
         let gateway = Arc::new(Gateway::new(
             config.gateway,
             verifier,
-            (revocations, feed.as_ref().map(|feed| feed.freshness().clone())),
+            (revocations, freshness),
             clock,
             metrics.clone(),
             demo,

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::keys::KeysConfig;
 use crate::{
-    store::OnRollback,
+    store::{OnRollback, RedisConfig},
     token::Algorithm,
     types::{Audience, ClientId, IssuerUrl, Scopes, Secret, Subject},
 };
@@ -18,8 +18,10 @@ pub struct Config {
     pub access_token: AccessToken,
     /// How its sessions live.
     pub refresh_token: RefreshToken,
-    /// The folder of the embedded store and of generated keys.
+    /// The folder that is this process's own: of the embedded store, of generated keys, of the socket for commands.
     pub data: PathBuf,
+    /// Where sessions and revocations are kept.
+    pub store: StoreConfig,
     /// The key that refresh tokens are derived from; generated into `data` when `None`.
     pub master_key: Option<Secret>,
     /// The master keys of before. What they made is still read; nothing new is made with them.
@@ -35,6 +37,15 @@ pub struct Config {
     /// The other issuers whose tokens the gateway takes, and how long those live at the most, leeway included, where that is
     /// known: what is to be revoked has to be remembered for as long.
     pub others: Vec<(IssuerUrl, Option<Duration>)>,
+}
+
+/// Where sessions and revocations are kept.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// In a file of the data folder.
+    Embedded,
+    /// In Redis, which several processes share. They have the master key in common as well.
+    Redis(Box<RedisConfig>),
 }
 
 /// Access tokens (RFC 9068).

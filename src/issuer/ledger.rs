@@ -6,12 +6,12 @@ use tokio::time::timeout;
 
 use crate::{
     clock::{Clock, Timestamp},
-    revocation::{Blacklist, Revocations},
+    revocation::{Blacklist, Freshness, Revocations},
     store::{
         Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Revoked, Rotation, RotationRules,
         Session, Stats, Store, Unavailable, Visitor, Whose,
     },
-    telemetry::Metrics,
+    telemetry::{FeedMetrics, Metrics},
     types::{Credential, IssuerUrl, Position, SessionId},
 };
 
@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many entries of the log are read at a time.
 const PAGE: usize = 1024;
+
+/// How often it is looked whether others have added to a log that is shared, when nobody says so.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The verbs of the store as the issuer uses them. A revocation is durable first, then in memory, then answered; and since
 /// a client may hang up at any point of that, each verb runs to its end in a task of its own.
@@ -95,6 +98,41 @@ impl Ledger {
             }
         }
         self.0.report_sizes();
+        Ok(())
+    }
+
+    /// Tells memory of what others add to a log that is shared, for as long as the process lives; `freshness` says up to when
+    /// that is done.
+    pub(super) async fn follow(self, freshness: Arc<Freshness>) {
+        let tail = self.0.store.tail().clone();
+        let (mut head, mut number) = (tail.head(), 0);
+        let metrics = FeedMetrics::new(&self.0.metrics);
+        loop {
+            // Read before the log is.
+            let known_up_to = tail.as_of();
+            match self.read_on(&mut number).await {
+                Ok(()) => freshness.known_up_to(known_up_to),
+                Err(cause) => tracing::debug!(%cause, "the revocation log cannot be read on"),
+            }
+            metrics.age(freshness.age(), freshness.is_stale());
+            let _ = timeout(FOLLOW_INTERVAL, head.changed()).await;
+        }
+    }
+
+    async fn read_on(&self, number: &mut u64) -> Result<(), Unavailable> {
+        let tail = self.0.store.tail();
+        let head = tail.position().number;
+        while *number < head {
+            let page = match tail.after(*number, PAGE) {
+                Some(page) => page,
+                None => self.0.store.revocations(*number, PAGE).await?.into_iter().map(Arc::new).collect(),
+            };
+            page.iter().for_each(|revocation| self.0.hear(revocation));
+            match page.last() {
+                Some(last) => *number = last.number,
+                None => *number = head,
+            }
+        }
         Ok(())
     }
 
@@ -276,6 +314,14 @@ impl Inner {
             self.metrics.revocation_made(cause);
         }
         self.report_sizes();
+    }
+
+    /// Somebody else, or a task of this process, has added it.
+    fn hear(&self, revocation: &Revocation) {
+        self.remember(revocation);
+        if let Some(after) = self.clock.now().since(revocation.at) {
+            self.metrics.revocation_in_force(after);
+        }
     }
 
     fn remember(&self, revocation: &Revocation) {

@@ -21,7 +21,9 @@ use tokio::sync::mpsc;
 
 pub use self::{
     access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
-    config::{AccessToken, Client, Config, GrantType, Lifetimes, OFFLINE_ACCESS, RefreshToken, SecretHash, User},
+    config::{
+        AccessToken, Client, Config, GrantType, Lifetimes, OFFLINE_ACCESS, RefreshToken, SecretHash, StoreConfig, User,
+    },
     endpoint::Endpoint,
     error::refusal,
     form::MAX_FORM_BYTES,
@@ -32,7 +34,7 @@ pub use self::{
 };
 use self::{
     endpoint::Paths,
-    keys::{Ring, Seal},
+    keys::{Ring, Seal, Vault},
     ledger::Ledger,
     password::Passwords,
     session::RefreshTokens,
@@ -40,8 +42,8 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    revocation::{Blacklist, Revocations},
-    store::{self, DataFolder, LockError, Store, Unavailable},
+    revocation::{Blacklist, Freshness, Revocations},
+    store::{self, DataFolder, LockError, RedisOpenError, Store, Unavailable},
     telemetry::{FeedMetrics, Metrics},
     token::{
         keys::KeyError,
@@ -73,6 +75,8 @@ pub struct Issuer {
     /// Knows our own access tokens, for whoever revokes one.
     own: Verifier,
     ledger: Ledger,
+    /// Up to when the revocation log is known, where others add to it as well.
+    freshness: Option<Arc<Freshness>>,
     /// How long access tokens live at the most, those of an earlier configuration included.
     longest: Duration,
     /// What anybody may read, made once.
@@ -94,6 +98,9 @@ pub enum OpenError {
     /// The session store cannot be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// The same, in Redis.
+    #[error(transparent)]
+    Redis(#[from] RedisOpenError),
     /// It does not give out its revocations, and to serve without them would lift them.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -122,15 +129,30 @@ impl Issuer {
         };
         let lifetimes = config.clients.iter().filter_map(|client| client.access_token_lifetime);
         let longest = lifetimes.chain([config.access_token.lifetime]).max().unwrap_or_default();
-        let store = Store::open_embedded(folder.clone(), clock.clone())?;
+        let store = match &config.store {
+            StoreConfig::Embedded => Store::open_embedded(folder.clone(), clock.clone())?,
+            StoreConfig::Redis(redis) => Store::open_redis((**redis).clone(), clock.clone()).await?,
+        };
         let longest = store.longest_access_lifetime(longest).await?;
         let algorithm = config.access_token.algorithm;
         let rules = config.keys.clone();
         let seal = Seal::new(&master, &config.previous_master_keys);
-        let ring = Ring::open(&folder, seal, rules, algorithm, longest, clock.clone(), metrics.clone())?;
+        let vault = Vault::new(&folder, store.shared_keys());
+        let (at, times, counted) = (folder.clone(), clock.clone(), metrics.clone());
+        let ring = move || Ring::open((&at, vault), seal, rules, algorithm, longest, times, counted);
+        let ring = tokio::task::spawn_blocking(ring)
+            .await
+            .map_err(|_| OpenError::Config("keys could not be made".into()))??;
         let blacklist = Blacklist::new(clock.clone());
         let ledger = Ledger::new(config.url.clone(), store, revocations, blacklist, clock.clone(), metrics.clone());
         ledger.load().await?;
+        let freshness = match &config.store {
+            StoreConfig::Embedded => None,
+            StoreConfig::Redis(redis) => Some(Arc::new(Freshness::new(redis.max_staleness))),
+        };
+        if let Some(freshness) = &freshness {
+            tokio::spawn(ledger.clone().follow(freshness.clone()));
+        }
         let ring = Arc::new(ring);
         let issuer = Arc::new(Self {
             clients: config.clients.iter().map(|client| (client.id.clone(), client.clone())).collect(),
@@ -143,6 +165,7 @@ impl Issuer {
             metadata: endpoint::metadata::document(&config).into(),
             ring,
             ledger,
+            freshness,
             longest,
             config,
             clock,
@@ -160,6 +183,11 @@ impl Issuer {
     /// The keys that verify its access tokens.
     pub fn keys(&self) -> Arc<LiveKeys> {
         self.ring.live().clone()
+    }
+
+    /// Up to when the revocation log is known, where other processes add to it as well.
+    pub fn freshness(&self) -> Option<Arc<Freshness>> {
+        self.freshness.clone()
     }
 
     /// What it serves at a path, taken byte for byte as the client sent it; `None` where the path is not the issuer's.

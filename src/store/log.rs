@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
@@ -129,11 +130,45 @@ const RECENT: usize = 4096;
 pub struct Tail {
     head: watch::Sender<Position>,
     recent: Mutex<VecDeque<Arc<Revocation>>>,
+    /// Up to when all of the log is known; `None` where this process alone writes it.
+    as_of: Option<Mutex<Instant>>,
 }
 
 impl Tail {
     pub(super) fn new(head: Position) -> Self {
-        Self { head: watch::Sender::new(head), recent: Mutex::default() }
+        Self { head: watch::Sender::new(head), recent: Mutex::default(), as_of: None }
+    }
+
+    /// Of a log to which others add as well.
+    pub(super) fn followed(head: Position) -> Self {
+        Self { as_of: Some(Mutex::new(Instant::now())), ..Self::new(head) }
+    }
+
+    /// Whether others add to the log as well.
+    pub fn is_shared(&self) -> bool {
+        self.as_of.is_some()
+    }
+
+    /// Up to which moment whatever was added to the log is known here.
+    pub fn as_of(&self) -> Instant {
+        let known = self.as_of.as_ref().map(|as_of| *as_of.lock().unwrap_or_else(PoisonError::into_inner));
+        known.unwrap_or_else(Instant::now)
+    }
+
+    /// Whatever was added to the log up to that moment is known.
+    pub(super) fn known_up_to(&self, moment: Instant) {
+        if let Some(as_of) = &self.as_of {
+            *as_of.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+        }
+    }
+
+    /// The log has got as far as that, with nothing that is still there.
+    pub(super) fn advance(&self, number: u64) {
+        self.head.send_if_modified(|head| {
+            let moves = number > head.number;
+            head.number = head.number.max(number);
+            moves
+        });
     }
 
     /// The last entry's place; wakes whoever waits for it to move.

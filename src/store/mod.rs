@@ -3,12 +3,14 @@
 mod embedded;
 mod lock;
 mod log;
+mod redis;
 mod row;
 mod tables;
 
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::{
     clock::{Clock, Timestamp},
@@ -18,15 +20,18 @@ use crate::{
 pub use embedded::{Embedded, OpenError};
 pub use lock::{DataFolder, LockError};
 pub use log::{Lifted, NewRevocation, Revocation, Revoked, Tail};
+pub use redis::{Layout, Login, Redis, RedisConfig, RedisOpenError, Tls, Wait};
 
 /// Where sessions and revocations are kept. Cheap to clone.
 ///
-/// Every verb is one atomic step on the store's own clock, and what it answers is on disk before it answers. A verb whose
-/// caller went away is carried out all the same.
+/// Every verb is one atomic step on the store's own clock, and what it answers is as durable as the store makes things before
+/// it answers. Whoever asks sees a verb to its end: in Redis, one that is dropped half-way may come to nothing.
 #[derive(Clone, Debug)]
 pub enum Store {
     /// A file that one process owns.
     Embedded(Embedded),
+    /// Redis or Valkey, which several processes share.
+    Redis(Redis),
 }
 
 impl Store {
@@ -38,6 +43,14 @@ impl Store {
         Embedded::open(folder, clock).map(Self::Embedded)
     }
 
+    /// Opens the store in Redis, or begins it there. Must be called within the runtime that is to follow its log.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time, refuses, or has a store of another format below the prefix.
+    pub async fn open_redis(config: RedisConfig, clock: Clock) -> Result<Self, RedisOpenError> {
+        Redis::open(config, clock).await.map(Self::Redis)
+    }
+
     /// Opens a session; its first refresh token is generation 0. Where its subject has more sessions then than it may have,
     /// the oldest end with that.
     ///
@@ -46,6 +59,7 @@ impl Store {
     pub async fn open(&self, new: NewSession) -> Result<Opened, Unavailable> {
         match self {
             Self::Embedded(store) => store.open_session(new).await,
+            Self::Redis(store) => store.open_session(new).await,
         }
     }
 
@@ -56,6 +70,7 @@ impl Store {
     pub async fn session(&self, id: SessionId) -> Result<Option<Session>, Unavailable> {
         match self {
             Self::Embedded(store) => store.session(id).await,
+            Self::Redis(store) => store.session(id).await,
         }
     }
 
@@ -71,6 +86,7 @@ impl Store {
     ) -> Result<Rotation, Unavailable> {
         match self {
             Self::Embedded(store) => store.rotate(presented, rules, visitor).await,
+            Self::Redis(store) => store.rotate(presented, rules, visitor).await,
         }
     }
 
@@ -81,6 +97,7 @@ impl Store {
     pub async fn record(&self, id: SessionId) -> Result<Option<Record>, Unavailable> {
         match self {
             Self::Embedded(store) => store.record(id).await,
+            Self::Redis(store) => store.record(id).await,
         }
     }
 
@@ -91,6 +108,7 @@ impl Store {
     pub async fn list(&self, whose: Whose, after: Option<SessionId>, limit: usize) -> Result<Vec<Record>, Unavailable> {
         match self {
             Self::Embedded(store) => store.list(whose, after, limit).await,
+            Self::Redis(store) => store.list(whose, after, limit).await,
         }
     }
 
@@ -101,6 +119,7 @@ impl Store {
     pub async fn keep_code(&self, name: Digest, value: Box<[u8]>, until: Timestamp) -> Result<(), Unavailable> {
         match self {
             Self::Embedded(store) => store.keep_code(name, value, until).await,
+            Self::Redis(store) => store.keep_code(name, value, until).await,
         }
     }
 
@@ -112,6 +131,7 @@ impl Store {
     pub async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
         match self {
             Self::Embedded(store) => store.take_code(name, session).await,
+            Self::Redis(store) => store.take_code(name, session).await,
         }
     }
 
@@ -122,6 +142,7 @@ impl Store {
     pub async fn mark(&self, name: Digest, until: Timestamp) -> Result<bool, Unavailable> {
         match self {
             Self::Embedded(store) => store.mark(name, until).await,
+            Self::Redis(store) => store.mark(name, until).await,
         }
     }
 
@@ -132,6 +153,7 @@ impl Store {
     pub async fn stats(&self) -> Result<Stats, Unavailable> {
         match self {
             Self::Embedded(store) => store.stats().await,
+            Self::Redis(store) => store.stats().await,
         }
     }
 
@@ -142,6 +164,7 @@ impl Store {
     pub async fn revoke_session(&self, id: SessionId, reason: &str) -> Result<Option<Revocation>, Unavailable> {
         match self {
             Self::Embedded(store) => store.revoke_session(id, reason.into()).await,
+            Self::Redis(store) => store.revoke_session(id, reason.into()).await,
         }
     }
 
@@ -153,6 +176,7 @@ impl Store {
     pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, Unavailable> {
         match self {
             Self::Embedded(store) => store.revoke(new).await,
+            Self::Redis(store) => store.revoke(new).await,
         }
     }
 
@@ -163,6 +187,7 @@ impl Store {
     pub async fn lift(&self, number: u64, reason: &str) -> Result<Lifted, Unavailable> {
         match self {
             Self::Embedded(store) => store.lift(number, reason.into()).await,
+            Self::Redis(store) => store.lift(number, reason.into()).await,
         }
     }
 
@@ -174,6 +199,7 @@ impl Store {
     pub async fn revocations(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, Unavailable> {
         match self {
             Self::Embedded(store) => store.revocations(after, limit).await,
+            Self::Redis(store) => store.revocations(after, limit).await,
         }
     }
 
@@ -181,6 +207,7 @@ impl Store {
     pub fn tail(&self) -> &Arc<Tail> {
         match self {
             Self::Embedded(store) => store.tail(),
+            Self::Redis(store) => store.tail(),
         }
     }
 
@@ -192,6 +219,15 @@ impl Store {
     pub async fn longest_access_lifetime(&self, now: Duration) -> Result<Duration, Unavailable> {
         match self {
             Self::Embedded(store) => store.longest_access_lifetime(now).await,
+            Self::Redis(store) => store.longest_access_lifetime(now).await,
+        }
+    }
+
+    /// Where signing keys are shared with other processes that have the same store; `None` where there is no other.
+    pub fn shared_keys(&self) -> Option<SharedKeys> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Redis(store) => Some(SharedKeys(store.clone())),
         }
     }
 
@@ -202,7 +238,35 @@ impl Store {
     pub async fn sweep(&self, limit: usize) -> Result<Swept, Unavailable> {
         match self {
             Self::Embedded(store) => store.sweep(limit).await,
+            Self::Redis(store) => store.sweep(limit).await,
         }
+    }
+}
+
+/// Signing keys in a store that several processes share: one text, which is sealed by whoever puts it there.
+#[derive(Clone, Debug)]
+pub struct SharedKeys(Redis);
+
+impl SharedKeys {
+    /// The text; empty where there is none.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn read(&self) -> Result<Vec<u8>, Unavailable> {
+        self.0.keys().await
+    }
+
+    /// Puts a text in place of another: `false` where that one is not there any more.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn replace(&self, before: &[u8], text: &[u8]) -> Result<bool, Unavailable> {
+        self.0.replace_keys(before, text).await
+    }
+
+    /// Changes a moment after the text does.
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.0.key_versions()
     }
 }
 
@@ -433,6 +497,10 @@ pub enum Rotation {
     /// There is no such session.
     Unknown,
 }
+
+/// How many sessions are ended at a time because their subject has too many: where a limit is set for the first time, there
+/// may be very many.
+const MOST_ENDED: usize = 256;
 
 /// The longest leeway a provider may be configured with (RFC 7519 §4.1.4: "usually no more than a few minutes").
 pub const MAX_LEEWAY: Duration = Duration::from_secs(60);

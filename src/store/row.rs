@@ -129,12 +129,21 @@ impl Row {
         self.ended.is_some()
     }
 
+    /// Whether the entry of that number in the log has ended it.
+    pub(super) fn is_ended_by(&self, number: u64) -> bool {
+        self.ended.is_some_and(|ended| ended.number == number)
+    }
+
     pub(super) fn subject(&self) -> &str {
         &self.subject
     }
 
     pub(super) fn client(&self) -> &str {
         &self.client
+    }
+
+    pub(super) fn opened(&self) -> Timestamp {
+        self.visits.first().map_or(Timestamp::default(), |visit| visit.from)
     }
 
     pub(super) fn began(&self) -> Position {
@@ -160,7 +169,7 @@ impl Row {
     pub(super) fn record(&self, id: SessionId, logged_out: bool) -> Record {
         Record {
             session: self.session(id),
-            opened: self.visits.first().map_or(Timestamp::default(), |visit| visit.from),
+            opened: self.opened(),
             idle_expiry: self.idle_expiry.min(self.absolute_expiry),
             absolute_expiry: self.absolute_expiry,
             remembered: self.remembered,

@@ -5,8 +5,8 @@ use std::{ops::Bound, time::Duration};
 use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction};
 
 use super::{
-    Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Revoked, Rotation, RotationRules,
-    Session, Stats, Swept, Taken, Unavailable, Visitor, Whose,
+    Digest, Lifted, MOST_ENDED, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Revoked, Rotation,
+    RotationRules, Session, Stats, Swept, Taken, Unavailable, Visitor, Whose,
     row::{Ended, Row, decode, encode},
 };
 use crate::{
@@ -59,11 +59,8 @@ const LAST_SESSION_ENDS: &str = "last_session_ends";
 const ACCESS_LIFETIME: &str = "access_lifetime";
 
 /// The format this code writes, and the only one it reads.
-pub(super) const CURRENT_FORMAT: u64 = 3;
+pub(super) const CURRENT_FORMAT: u64 = 4;
 
-/// How many sessions are ended at a time because their subject has too many: where a limit is set for the first time, there
-/// may be very many.
-const MOST_ENDED: usize = 256;
 /// The greatest identifier.
 const ID_MAX: [u8; 16] = [0xff; 16];
 

@@ -474,6 +474,7 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
         "jwks_file:",
         "jwks_inline:",
         "hmac_secret:",
+        "redis:",
         "master_key:",
         "previous_master_keys:",
         "admin.token",

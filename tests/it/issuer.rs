@@ -33,7 +33,7 @@ use sidegate::{
     clock::{Clock, Timestamp},
     issuer::{
         AccessToken, Cause, Client, Config, GrantType, Issuer, KeysConfig, Lifetimes, OFFLINE_ACCESS, OpenError,
-        RefreshToken, RevokeError, RevokeRequest, SecretHash, User,
+        RefreshToken, RevokeError, RevokeRequest, SecretHash, StoreConfig, User,
     },
     revocation::Revocations,
     store::{OnRollback, Revocation},
@@ -310,6 +310,7 @@ fn config(data: &Path) -> Config {
             on_rollback: OnRollback::Relogin,
         },
         data: data.join("data"),
+        store: StoreConfig::Embedded,
         master_key: None,
         previous_master_keys: Vec::new(),
         keys: KeysConfig { rotate_every: None, publish_ahead: DAY, file: None },

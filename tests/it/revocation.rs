@@ -11,7 +11,7 @@ use sidegate::{
     clock::{Clock, Timestamp},
     revocation::{Blacklist, Revocations},
     store::{Revocation, Revoked},
-    types::{Credential, IssuerUrl, Position, SessionId},
+    types::{Credential, IssuerUrl, Position, SessionId, Subject},
 };
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -55,7 +55,7 @@ fn tokens(revocations: &Revocations) -> usize {
 fn an_entry_blocks_its_issuer_its_kind_and_its_name_alone() {
     let revocations = Revocations::default();
     let (ours, theirs) = (ours(), IssuerUrl::new("https://elsewhere.example"));
-    let sid = SessionId::generate().to_string();
+    let sid = session_id().to_string();
     let kinds = [
         Revoked::Token("jti-1".into()),
         Revoked::Session(sid.as_str().into()),
@@ -223,11 +223,7 @@ fn a_clock_that_is_set_forward_sweeps_nothing_before_its_time() {
 fn memory_comes_back_when_entries_have_gone() {
     let revocations = Revocations::default();
     for n in 0..100_000 {
-        revocations.insert(
-            &ours(),
-            LIFE,
-            &token(&SessionId::generate().to_string(), NOW + Duration::from_millis(n % 2)),
-        );
+        revocations.insert(&ours(), LIFE, &token(&session_id().to_string(), NOW + Duration::from_millis(n % 2)));
     }
     assert_eq!(tokens(&revocations), 100_000);
     let full = revocations.sizes().bytes;
@@ -356,7 +352,7 @@ fn whoever_sees_the_generation_move_sees_the_entry() {
 fn the_blacklist_knows_a_session_until_its_tokens_could_no_longer_be_presented() {
     let (clock, _hand) = Clock::simulated(NOW);
     let blacklist = Blacklist::new(clock);
-    let (live, gone, unknown) = (SessionId::generate(), SessionId::generate(), SessionId::generate());
+    let (live, gone, unknown) = (session_id(), session_id(), session_id());
     blacklist.insert(live, after(1000));
     blacklist.insert(gone, NOW);
     assert!(blacklist.contains(live));
@@ -368,11 +364,15 @@ fn the_blacklist_knows_a_session_until_its_tokens_could_no_longer_be_presented()
 fn a_full_blacklist_takes_the_latest_and_lets_the_oldest_go() {
     let blacklist = Blacklist::new(Clock::System);
     let until = Clock::System.now() + Duration::from_secs(1000);
-    let sessions: Vec<_> = std::iter::repeat_with(SessionId::generate).take(150_000).collect();
+    let sessions: Vec<_> = std::iter::repeat_with(session_id).take(150_000).collect();
     for session in &sessions {
         blacklist.insert(*session, until);
     }
     let known = |sessions: &[SessionId]| sessions.iter().filter(|session| blacklist.contains(**session)).count();
     assert_eq!(known(&sessions[60_000..]), 90_000);
     assert!(known(&sessions) < 110_000, "it is bounded");
+}
+
+fn session_id() -> SessionId {
+    SessionId::generate(&Subject::new("somebody"))
 }

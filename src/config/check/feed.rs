@@ -17,7 +17,7 @@ use crate::{
 /// The shortest credential, in bytes: 128 bits as hexadecimal digits.
 const MIN_CREDENTIAL: usize = 32;
 /// How old what is known may be unless it is said.
-const MAX_STALENESS: Duration = Duration::from_secs(30);
+pub(super) const MAX_STALENESS: Duration = Duration::from_secs(30);
 
 /// The log that is followed; `issuer` says whether one is kept here. Also whether there is one at all.
 pub(super) fn followed(

@@ -5,12 +5,12 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use http::Uri;
 
 use super::{
-    client, feed, provider, user,
+    client, feed, provider, redis, user,
     values::{DAY, HOUR, MINUTE, SECOND, count, duration, word},
 };
 use crate::{
     config::{error::one_of, file, path::Path, raw, report::Report},
-    issuer::{AccessToken, Config, KeysConfig, Lifetimes, MASTER_KEY_BYTES, RefreshToken, private_key_in},
+    issuer::{AccessToken, Config, KeysConfig, Lifetimes, MASTER_KEY_BYTES, RefreshToken, StoreConfig, private_key_in},
     store::OnRollback,
     token::{
         Algorithm,
@@ -34,6 +34,8 @@ pub(super) struct Facts {
     pub(super) audience: Option<Audience>,
     /// Where the demo's credentials stand.
     pub(super) demo: Vec<Path>,
+    /// Whether other processes add to its revocation log as well.
+    pub(super) shared: bool,
     /// Where the revocation feed stands that wants TLS beyond loopback.
     pub(super) feed: Option<Path>,
 }
@@ -54,12 +56,18 @@ pub(super) fn check(
     let (access_token, algorithm, audience) =
         access_token(report, &at.key("access_token"), raw.access_token, local_audiences);
     let refresh_token = refresh_token(report, &at.key("refresh_token"), raw.refresh_token);
-    let store = raw.store.and_then(|raw::Mapping(store)| store.embedded).and_then(|raw::Mapping(store)| store.path);
-    let data = match store.as_deref() {
-        Some("") => report.refuse(&at.key("store").key("embedded").key("path"), "must not be empty"),
-        folder => Some(report.resolve(folder.unwrap_or("data"))),
-    };
+    let shared = raw.store.as_ref().is_some_and(|store| store.0.redis.is_some());
+    let written = raw.master_key.is_some();
     let master_key = raw.master_key.map(|raw| master_key(report, &at.key("master_key"), raw));
+    let (store, data) = store(report, &at.key("store"), raw.store);
+    if matches!(store, Some(StoreConfig::Redis(_))) && !written {
+        report.required(
+            at,
+            "master_key",
+            None::<()>,
+            "which all that share a store in Redis have in common; `openssl rand -hex 32` makes one",
+        );
+    }
     let previous = report.items(&at.key("previous_master_keys"), raw.previous_master_keys);
     let previous: Vec<_> = previous.into_iter().map(|(at, raw)| self::master_key(report, &at, raw)).collect();
     let feed_at = at.key("revocation_feed");
@@ -69,13 +77,15 @@ pub(super) fn check(
     let clients = client::check_all(report, &at.key("clients"), raw.clients, &mut demo);
     let users = user::check_all(report, &at.key("users"), raw.users, &mut demo);
     let over_tls = matches!(feed, Some(Some((_, false))));
-    let facts = Facts { present: true, url: url.clone(), algorithm, audience, demo, feed: over_tls.then_some(feed_at) };
+    let feed_at = over_tls.then_some(feed_at);
+    let facts = Facts { present: true, url: url.clone(), algorithm, audience, demo, shared, feed: feed_at };
     let config = (|| {
         Some(Config {
             url: url?,
             access_token: access_token?,
             refresh_token: refresh_token?,
             data: data?,
+            store: store?,
             master_key: match master_key {
                 Some(key) => Some(key?),
                 None => None,
@@ -89,6 +99,28 @@ pub(super) fn check(
         })
     })();
     (config, facts)
+}
+
+/// Where sessions are kept, and the folder of this process.
+fn store(report: &mut Report, at: &Path, raw: raw::Section<raw::Store>) -> (Option<StoreConfig>, Option<PathBuf>) {
+    let raw = raw.map(|section| section.0).unwrap_or_default();
+    let (store, at, path) = match (raw.embedded, raw.redis) {
+        (Some(_), Some(_)) => {
+            return (report.refuse(at, "has both `embedded` and `redis`; sessions are kept in one of them"), None);
+        }
+        (None, Some(raw::Mapping(mut redis))) => {
+            let (at, path) = (at.key("redis"), redis.path.take());
+            (redis::check(report, &at, redis).map(|redis| StoreConfig::Redis(Box::new(redis))), at, path)
+        }
+        (embedded, None) => {
+            (Some(StoreConfig::Embedded), at.key("embedded"), embedded.and_then(|section| section.0.path))
+        }
+    };
+    let data = match path.as_deref() {
+        Some("") => report.refuse(&at.key("path"), "must not be empty"),
+        folder => Some(report.resolve(folder.unwrap_or("data"))),
+    };
+    (store, data)
 }
 
 fn master_key(report: &mut Report, at: &Path, raw: raw::SecretText) -> Option<Secret> {

@@ -12,6 +12,7 @@ mod listener;
 mod pattern;
 mod provider;
 mod rate;
+mod redis;
 mod roots;
 mod route;
 mod tls;
@@ -41,7 +42,7 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
     let (server, admin) = server(report, &root, raw.listeners, raw.admin, bounds, &facts);
     let (followed, follows) = feed::followed(report, &root.key("revocation_feed"), raw.revocation_feed, facts.present);
     let names = route::Names {
-        follows,
+        follows: follows || facts.shared,
         upstreams: upstream_names,
         providers: provider_names,
         audiences: audiences(&providers),

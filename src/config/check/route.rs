@@ -96,7 +96,10 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
     if raw.on_stale.is_some() && auth == Some(Auth::None) {
         report.error(&at_stale, "has no meaning with auth: none, which looks at no token");
     } else if raw.on_stale.is_some() && !names.follows {
-        report.error(&at_stale, "has no meaning without `revocation_feed:`; what is kept here is never stale");
+        report.error(
+            &at_stale,
+            "has no meaning without `revocation_feed:` or a store in Redis; what is kept here is never stale",
+        );
     }
     let rules = [("serve", OnStale::Serve), ("refuse", OnStale::Refuse)];
     let on_stale = word(report, &at_stale, raw.on_stale.as_deref(), OnStale::Serve, &rules);

@@ -255,9 +255,30 @@ shapes! {
     }
     Store {
         embedded: Section<Embedded>,
+        redis: Section<Redis>,
     }
     Embedded {
         path: Option<String>,
+    }
+    Redis {
+        url: Option<String>,
+        urls: List<String>,
+        sentinel: Option<String>,
+        cluster: Option<Flag>,
+        user: Option<String>,
+        password: Option<SecretText>,
+        sentinel_user: Option<String>,
+        sentinel_password: Option<SecretText>,
+        ca_file: Option<String>,
+        prefix: Option<String>,
+        timeout: Option<Scalar>,
+        wait: Section<Wait>,
+        max_staleness: Option<Scalar>,
+        path: Option<String>,
+    }
+    Wait {
+        replicas: Option<Scalar>,
+        timeout: Option<Scalar>,
     }
     Client {
         id: Option<String>,
@@ -278,7 +299,3 @@ shapes! {
         claims: Option<serde_json::Map<String, Value>>,
     }
 }
-
-/// Keys of versions to come, the key that is there today, and what to say: nobody shall search for the slip in a key that
-/// is spelt right.
-const LATER: &[(&str, &str, &str)] = &[("redis", "embedded", "sessions are kept in `embedded`")];

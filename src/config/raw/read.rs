@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Config, LATER, value};
+use super::{Config, value};
 use crate::config::{
     error::{did_you_mean, nearest, one_of, quote},
     path::{Path, Step},
@@ -80,10 +80,6 @@ fn record(report: &mut Report, path: &Path, fault: &Fault, found: &str) {
             let Some((above, Step::Key(key))) = path.split_last() else {
                 return report.error(path, "this key is not known");
             };
-            if let Some((_, today, instead)) = LATER.iter().find(|(later, ..)| **later == **key) {
-                report.excuse(above.key(today));
-                return report.error(path, format!("{} is not supported yet: {instead}", quote(key)));
-            }
             let names = || expected.iter().map(String::as_str);
             let mend = match (did_you_mean(key, names()), expected.len()) {
                 (mend, _) if !mend.is_empty() => mend,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::method_not_allowed;
@@ -79,26 +79,28 @@ pub(in crate::issuer) fn answer(
     let asked = request.uri().query().and_then(|query| {
         form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "after").and_then(|(_, at)| at.parse().ok())
     });
-    // Who comes from another life of the log, or from further on than it has got, has to hear all of it.
-    let number = match asked {
-        Some(Position { life, number }) if life == now.life && number <= now.number => number,
-        Some(_) | None => 0,
-    };
     let (pieces, answer) = mpsc::channel(PIECES);
-    let follower = Follower {
+    let mut follower = Follower {
         tail: store.tail().clone(),
         store,
         issuer: issuer.config.url.clone(),
         clock: issuer.clock.clone(),
         started: feeds.started,
-        said: number,
-        read: number,
+        said: 0,
+        read: 0,
         life: now.life,
         pieces,
     };
     let (mut dismissed, counted) = (feeds.dismissed.subscribe(), feeds.metrics.follower());
     tokio::spawn(async move {
         let (_place, _counted) = (place, counted);
+        // Who comes from another life of the log, or from further on than it has got, has to hear all of it.
+        if let Some(Position { life, number }) = asked
+            && life == follower.life
+            && follower.gets_to(number).await
+        {
+            (follower.said, follower.read) = (number, number);
+        }
         tokio::select! {
             // Whoever does not listen any more is noticed by the next beat.
             _ = follower.serve() => {}
@@ -108,6 +110,9 @@ pub(in crate::issuer) fn answer(
     });
     Ok(answer)
 }
+
+/// How long it may take until what others have added to a shared log is read here.
+const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// One that follows.
 struct Follower {
@@ -143,7 +148,7 @@ impl Follower {
             tokio::select! {
                 _ = beat.tick() => {
                     // Read before the log is: what was acknowledged before this moment comes before the beat.
-                    let clock = self.now();
+                    let clock = self.known_up_to();
                     self.tell().await?;
                     let beat = Beat { prev: std::mem::replace(&mut self.said, self.read), n: self.read, clock };
                     self.say(|out| Line::Beat(beat).write(out)).await?;
@@ -154,6 +159,14 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Whether the log has got to that number. Where others add to it as well, they may have told of what is read here in a
+    /// moment.
+    async fn gets_to(&self, number: u64) -> bool {
+        let mut head = self.tail.head();
+        let got = timeout(READ_WITHIN, head.wait_for(|head| head.number >= number));
+        self.tail.position().number >= number || self.tail.is_shared() && matches!(got.await, Ok(Ok(_)))
     }
 
     /// Tells all that the log has further on.
@@ -188,6 +201,12 @@ impl Follower {
         let mut piece = Vec::with_capacity(256);
         write(&mut piece);
         self.pieces.send(piece.into()).await.map_err(|_| Gone)
+    }
+
+    /// Up to when the log is known here, on the clock of beats.
+    fn known_up_to(&self) -> u64 {
+        let since = self.tail.as_of().saturating_duration_since(self.started);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn now(&self) -> u64 {

@@ -31,7 +31,7 @@ pub(in crate::issuer) async fn grant(
         let remembered = scopes.contains(OFFLINE_ACCESS);
         let lifetimes = settings.lifetimes(client, remembered);
         let new = NewSession {
-            id: SessionId::generate(),
+            id: SessionId::generate(&user.subject),
             client: client.id.clone(),
             subject: user.subject.clone(),
             scopes: scopes.clone(),

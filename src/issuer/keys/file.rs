@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, Permissions},
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use aws_lc_rs::rand;
@@ -26,12 +26,18 @@ const MAX_KEY_BYTES: u64 = 1 << 20;
 
 /// A key file that cannot be used. It is never replaced: with the key go all the tokens it made.
 #[derive(Debug, thiserror::Error)]
-#[error("the key file {} {what}", path.display())]
+#[error("{place} {what}")]
 pub struct KeyFileError {
-    /// The file.
-    pub path: PathBuf,
+    /// Where it is.
+    pub place: String,
     /// What is the matter with it.
     pub what: String,
+}
+
+impl KeyFileError {
+    pub(super) fn of(path: &Path, what: String) -> Self {
+        Self { place: format!("the key file {}", path.display()), what }
+    }
 }
 
 /// The key that refresh tokens are derived from.
@@ -144,7 +150,7 @@ impl<'a> KeyFile<'a> {
     }
 
     pub(super) fn error(&self, what: String) -> KeyFileError {
-        KeyFileError { path: self.folder.path().join(&self.name), what }
+        KeyFileError::of(&self.folder.path().join(&self.name), what)
     }
 }
 

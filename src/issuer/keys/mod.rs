@@ -7,6 +7,7 @@
 mod entry;
 mod file;
 mod sealed;
+mod vault;
 
 use std::{
     fmt::Write as _,
@@ -20,11 +21,11 @@ use bytes::Bytes;
 
 pub(super) use self::file::master_key;
 pub use self::file::{KeyFileError, MASTER_KEY_BYTES, private_key_in};
-pub(super) use self::sealed::Seal;
 use self::{
     entry::{Entry, State},
     file::{KeyFile, Stamp, read_private_key},
 };
+pub(super) use self::{sealed::Seal, vault::Vault};
 use crate::{
     clock::{Clock, Timestamp},
     store::{self, DataFolder},
@@ -59,7 +60,7 @@ impl KeysConfig {
 
 /// The keys of one issuer.
 pub(super) struct Ring {
-    folder: Arc<DataFolder>,
+    vault: Vault,
     seal: Seal,
     config: KeysConfig,
     algorithm: Algorithm,
@@ -91,9 +92,6 @@ enum Step {
     LookAtFile,
 }
 
-/// The file with all the keys.
-const FILE: &str = "signing-keys.json";
-
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
@@ -120,15 +118,22 @@ pub enum KeysError {
     /// A key could not be made.
     #[error("a key could not be made: {0}")]
     Key(#[from] KeyError),
-    /// The disk refuses. Nothing has changed.
+    /// The disk refuses, or the store. Nothing has changed.
     #[error("the keys cannot be written: {0}")]
     Io(#[from] std::io::Error),
+    /// What another process has put there cannot be used.
+    #[error(transparent)]
+    Shared(#[from] KeyFileError),
+    /// Another process that shares the store has changed the keys just now.
+    #[error("another Sidegate has changed the keys just now: look at them again")]
+    Meanwhile,
 }
 
 impl Ring {
-    /// Takes the keys that are in the data folder; makes the first one where there is none.
+    /// Takes the keys that are in the data folder, or in a store that is shared; makes the first one where there is none. Waits
+    /// for the store: not for a runtime's own threads.
     pub(super) fn open(
-        folder: &Arc<DataFolder>,
+        (folder, vault): (&Arc<DataFolder>, Vault),
         seal: Seal,
         config: KeysConfig,
         algorithm: Algorithm,
@@ -136,68 +141,21 @@ impl Ring {
         clock: Clock,
         metrics: Metrics,
     ) -> Result<Self, KeyFileError> {
-        let file = KeyFile::new(folder, FILE);
-        let now = clock.now();
-        let stored = file.read_if_there()?;
-        let (mut entries, sealed_before) = match &stored {
-            Some(text) => seal.open_all(text.expose()).map_err(|why| file.error(why))?,
-            None => (Vec::new(), false),
-        };
-        if sealed_before {
-            // From now on the master key of before is not needed for them.
-            folder
-                .write(FILE, seal.close_all(&entries).as_bytes())
-                .map_err(|error| file.error(format!("cannot be written: {error}")))?;
-        }
-        let given = match &config.file {
-            Some(path) => {
-                let wrong = |what| KeyFileError { path: path.clone(), what };
-                let key = read_private_key(path, algorithm).map_err(wrong)?;
-                Some(seal.entry(algorithm, &key, State::Active, now).map_err(|error| wrong(error.to_string()))?)
+        let longest = longest_lifetime + store::MAX_LEEWAY;
+        let entries = loop {
+            // Of several that begin at once, one makes the first key.
+            if let Some(entries) = first_look(folder, &vault, &seal, &config, algorithm, longest, clock.now())? {
+                break entries;
             }
-            None => None,
         };
-        let old = KeyFile::new(folder, &format!("signing-{}.key", algorithm.name().to_ascii_lowercase()));
-        let is_right = |entry: &Entry| entry.state == State::Active && entry.algorithm == algorithm;
-        if !entries.iter().any(is_right) {
-            let fresh = match given {
-                Some(entry) => entry,
-                None => {
-                    // A key that was made when there was but one goes on.
-                    let key = match if stored.is_none() { old.read_if_there()? } else { None } {
-                        Some(key) => key,
-                        None => Signer::generate(algorithm)
-                            .map_err(|error| file.error(format!("cannot be made: {error}")))?,
-                    };
-                    let fresh = seal.entry(algorithm, &key, State::Active, now);
-                    fresh.map_err(|error| old.error(format!("cannot be used: {error}")))?
-                }
-            };
-            if entries.iter().any(|entry| entry.kid == fresh.kid && entry.state == State::Revoked) {
-                return Err(
-                    file.error(format!("says that {} has been revoked: put another key in its place", fresh.kid))
-                );
-            }
-            entries.retain(|entry| entry.kid != fresh.kid);
-            let longest = longest_lifetime + store::MAX_LEEWAY;
-            entries
-                .iter_mut()
-                .filter(|entry| entry.state == State::Active)
-                .for_each(|entry| entry.retire(now, longest));
-            entries.retain(|entry| entry.state != State::Next || entry.algorithm == algorithm);
-            entries.push(fresh);
-            folder
-                .write(FILE, seal.close_all(&entries).as_bytes())
-                .map_err(|error| file.error(format!("cannot be written: {error}")))?;
-            old.remove();
-        }
-        let Some(active) = entries.iter().find(|entry| is_right(entry)).and_then(|entry| entry.key.clone()) else {
-            return Err(file.error("is damaged: it has no key that signs".into()));
+        let is_right = |entry: &&Entry| entry.state == State::Active && entry.algorithm == algorithm;
+        let Some(active) = entries.iter().find(is_right).and_then(|entry| entry.key.clone()) else {
+            return Err(vault.error("are damaged: there is none that signs".into()));
         };
         let ring = Self {
-            folder: folder.clone(),
+            vault,
             seal,
-            longest: longest_lifetime + store::MAX_LEEWAY,
+            longest,
             config,
             algorithm,
             clock,
@@ -252,7 +210,7 @@ impl Ring {
             // A command is changing them, and may take its time.
             Err(TryLockError::WouldBlock) => return false,
         };
-        self.step(&entries, self.clock.now()).is_some()
+        self.vault.has_changed() || self.step(&entries, self.clock.now()).is_some()
     }
 
     /// Does what the time has come for; it writes only when something changes.
@@ -262,6 +220,9 @@ impl Ring {
     fn tend(&self) -> Result<(), KeysError> {
         let mut entries = self.entries();
         let now = self.clock.now();
+        if self.vault.has_changed() {
+            self.reload(&mut entries)?;
+        }
         while let Some(step) = self.step(&entries, now) {
             let mut changed = entries.clone();
             match step {
@@ -410,9 +371,25 @@ impl Ring {
         }
     }
 
-    /// On disk first; then for everybody.
+    /// On disk first, or in the store; then for everybody.
     fn commit(&self, entries: &mut Vec<Entry>, changed: Vec<Entry>) -> Result<(), KeysError> {
-        self.folder.write(FILE, self.seal.close_all(&changed).as_bytes())?;
+        if !self.vault.write(&self.seal.close_all(&changed))? {
+            self.reload(entries)?;
+            return Err(KeysError::Meanwhile);
+        }
+        self.adopt(entries, changed);
+        Ok(())
+    }
+
+    /// Takes what another process has put into the store.
+    fn reload(&self, entries: &mut Vec<Entry>) -> Result<(), KeysError> {
+        let Some(text) = self.vault.read()? else { return Ok(()) };
+        let (changed, _) = self.seal.open_all(text.expose()).map_err(|why| self.vault.error(why))?;
+        self.adopt(entries, changed);
+        Ok(())
+    }
+
+    fn adopt(&self, entries: &mut Vec<Entry>, changed: Vec<Entry>) {
         self.publish(&changed);
         for entry in &changed {
             let before = entries.iter().find(|before| before.kid == entry.kid).map(|before| before.state);
@@ -422,7 +399,6 @@ impl Ring {
             }
         }
         *entries = changed;
-        Ok(())
     }
 
     fn publish(&self, entries: &[Entry]) {
@@ -444,4 +420,63 @@ impl Ring {
         // What is in it is replaced whole, so that a panic leaves nothing half done.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What lies there when a process starts, with a key that signs; `None` where somebody else has changed it meanwhile.
+fn first_look(
+    folder: &Arc<DataFolder>,
+    vault: &Vault,
+    seal: &Seal,
+    config: &KeysConfig,
+    algorithm: Algorithm,
+    longest: Duration,
+    now: Timestamp,
+) -> Result<Option<Vec<Entry>>, KeyFileError> {
+    let stored = vault.read()?;
+    let (mut entries, mut changed) = match &stored {
+        // What was sealed with a master key of before is sealed anew: from then on that one is not needed for it.
+        Some(text) => seal.open_all(text.expose()).map_err(|why| vault.error(why))?,
+        None => (Vec::new(), false),
+    };
+    let given = match &config.file {
+        Some(path) => {
+            let wrong = |what| KeyFileError::of(path, what);
+            let key = read_private_key(path, algorithm).map_err(wrong)?;
+            Some(seal.entry(algorithm, &key, State::Active, now).map_err(|error| wrong(error.to_string()))?)
+        }
+        None => None,
+    };
+    let old = KeyFile::new(folder, &format!("signing-{}.key", algorithm.name().to_ascii_lowercase()));
+    if !entries.iter().any(|entry| entry.state == State::Active && entry.algorithm == algorithm) {
+        let fresh = match given {
+            Some(entry) => entry,
+            None => {
+                // A key that was made when there was but one goes on.
+                let key = match if stored.is_none() { old.read_if_there()? } else { None } {
+                    Some(key) => key,
+                    None => {
+                        Signer::generate(algorithm).map_err(|error| vault.error(format!("cannot be made: {error}")))?
+                    }
+                };
+                let fresh = seal.entry(algorithm, &key, State::Active, now);
+                fresh.map_err(|error| old.error(format!("cannot be used: {error}")))?
+            }
+        };
+        if entries.iter().any(|entry| entry.kid == fresh.kid && entry.state == State::Revoked) {
+            return Err(vault.error(format!("say that {} has been revoked: put another key in its place", fresh.kid)));
+        }
+        entries.retain(|entry| entry.kid != fresh.kid);
+        entries.iter_mut().filter(|entry| entry.state == State::Active).for_each(|entry| entry.retire(now, longest));
+        entries.retain(|entry| entry.state != State::Next || entry.algorithm == algorithm);
+        entries.push(fresh);
+        changed = true;
+    }
+    if changed {
+        let written = vault.write(&seal.close_all(&entries));
+        if !written.map_err(|error| vault.error(format!("cannot be written: {error}")))? {
+            return Ok(None);
+        }
+        old.remove();
+    }
+    Ok(Some(entries))
 }
