@@ -1,6 +1,8 @@
 //! What must hold when everything happens at once: callers that race, a process that is killed in the midst of it, a
 //! token that is presented twice.
 
+mod redis;
+
 use std::{
     collections::HashSet,
     env, io,
@@ -38,27 +40,40 @@ fn config(upstream: &Upstream, refresh_token: &str) -> String {
 #[test]
 fn callers_that_race_with_one_token_all_get_its_one_successor() {
     let upstream = Upstream::start();
-    let gate = Sidegate::start(&config(&upstream, ""));
-    let door = Door(gate.address());
+    race(&[Sidegate::start(&config(&upstream, ""))]);
+}
+
+/// Sixteen refresh at once with one token, spread over all gates: each gets the one successor, and an access token that every gate
+/// takes.
+fn race(gates: &[Sidegate]) {
+    let doors: Vec<_> = gates.iter().map(|gate| Door(gate.address())).collect();
+    let door = |n: usize| doors[n % doors.len()];
     for client in [Client::Confidential, Client::Public] {
         let outcomes = || {
-            ["rotated", "replayed"]
-                .map(|outcome| gate.metric(&format!("sidegate_refresh_tokens_total{{outcome=\"{outcome}\"}}")))
+            ["rotated", "replayed"].map(|outcome| {
+                let series = format!("sidegate_refresh_tokens_total{{outcome=\"{outcome}\"}}");
+                gates.iter().map(|gate| gate.metric(&series)).sum::<f64>()
+            })
         };
         let before = outcomes();
-        let mut token = door.log_in(client).unwrap().refresh;
+        let mut token = door(0).log_in(client).unwrap().refresh;
         let mut seen = HashSet::from([token.clone()]);
         for round in 0..rounds(50) {
             let start = Barrier::new(CALLERS);
-            let call = || {
+            let call = |n: usize| {
                 start.wait();
-                let tokens = Tokens::of(&door.refresh(client, &token).unwrap());
-                let answer = door.pass(&tokens.access).unwrap();
+                let tokens = Tokens::of(&door(n).refresh(client, &token).unwrap());
+                let answer = door(n + 1).pass(&tokens.access).unwrap();
                 assert_eq!(answer.status, 200, "an access token of a race: {answer:?}");
                 tokens.refresh
             };
             let successors: HashSet<String> = thread::scope(|scope| {
-                let calls: Vec<_> = (0..CALLERS).map(|_| scope.spawn(call)).collect();
+                let calls: Vec<_> = (0..CALLERS)
+                    .map(|n| {
+                        let call = &call;
+                        scope.spawn(move || call(n))
+                    })
+                    .collect();
                 calls.into_iter().map(|call| call.join().unwrap()).collect()
             });
             assert_eq!(successors.len(), 1, "{client:?}, round {round}: more than one live token");
@@ -100,41 +115,64 @@ fn a_used_token_that_comes_again_ends_the_session_everywhere() {
     }
 }
 
+/// The confidential client has no window at all; the public one may ask again for an answer that it lost.
+const STRICT: &str = "reuse_interval: 0s, confidential_retry_window: 0s, retry_window: 1h";
+
 /// No power is cut here: what was written survives. What this shows is that nobody was told before it was written, and
 /// that all of it is heeded when the next process answers.
 #[test]
 fn nothing_that_was_acknowledged_is_lost_when_the_process_is_killed() {
     let upstream = Upstream::start();
-    // The confidential client has no window at all; the public one may ask again for an answer that it lost.
-    let yaml = config(&upstream, "reuse_interval: 0s, confidential_retry_window: 0s, retry_window: 1h");
-    let mut gate = Sidegate::start(&yaml);
+    let yaml = config(&upstream, STRICT);
+    let mut gate = Some(Sidegate::start(&yaml));
+    let door = |gate: &Option<Sidegate>, _| Door(gate.as_ref().unwrap().address());
+    let strike = |gate: &mut Option<Sidegate>| {
+        let folder = gate.take().unwrap().kill();
+        *gate = Some(Sidegate::start_in(folder, &yaml));
+    };
+    let counts = storm(&mut gate, rounds(20), door, strike, |_| {});
+    assert!(counts.unanswered > rounds(20));
+}
+
+/// Has everybody act until something happens to the `world` in the midst of it, and compares what holds then with what was
+/// acknowledged, again and again. `strike` also mends what it broke, `settle` waits until all know of everything, and `door` says where each of the stormers
+/// knocks.
+fn storm<W>(
+    world: &mut W,
+    rounds: usize,
+    door: impl Fn(&W, usize) -> Door,
+    mut strike: impl FnMut(&mut W),
+    settle: impl Fn(&W),
+) -> Counts {
     let mut ledgers: Vec<Ledger> = (0..STORMERS).map(Ledger::new).collect();
-    for round in 0..rounds(20) {
-        let door = Door(gate.address());
+    for round in 0..rounds {
         let (told, acknowledged) = mpsc::channel();
-        let folder = thread::scope(|scope| {
-            for ledger in &mut ledgers {
-                let told = told.clone();
+        thread::scope(|scope| {
+            for (n, ledger) in ledgers.iter_mut().enumerate() {
+                let (told, door) = (told.clone(), door(world, n));
                 scope.spawn(move || while ledger.act(door).is_ok() && told.send(()).is_ok() {});
             }
             // Right after an acknowledgement: what it was given too early for is not on disk then.
             (0..40 + round * 17 % 60).for_each(|_| acknowledged.recv_timeout(PATIENCE).unwrap());
-            gate.kill()
+            strike(world);
+            // Who has not been stopped by that stops now.
+            drop(acknowledged);
         });
-        gate = Sidegate::start_in(folder, &yaml);
-        let door = Door(gate.address());
+        settle(world);
         thread::scope(|scope| {
-            for ledger in &mut ledgers {
+            for (n, ledger) in ledgers.iter_mut().enumerate() {
+                // Another one than before, where there is another.
+                let door = door(world, n + 1);
                 scope.spawn(move || ledger.compare(door));
             }
         });
     }
     // That the storm was one.
-    let total = |count: fn(&Counts) -> usize| ledgers.iter().map(|ledger| count(&ledger.counts)).sum::<usize>();
-    assert!(total(|counts| counts.rotations) > rounds(20) * 10);
-    assert!(total(|counts| counts.revocations) > rounds(20) * 3);
-    assert!(total(|counts| counts.unanswered) > rounds(20));
-    assert!(total(|counts| counts.reuses) > rounds(20));
+    let counts = ledgers.iter().fold(Counts::default(), |sum, ledger| sum.plus(&ledger.counts));
+    assert!(counts.rotations > rounds * 10);
+    assert!(counts.revocations > rounds * 3);
+    assert!(counts.reuses > rounds);
+    counts
 }
 
 /// What one of the stormers did, as far as it was told.
@@ -151,6 +189,17 @@ struct Counts {
     revocations: usize,
     unanswered: usize,
     reuses: usize,
+}
+
+impl Counts {
+    fn plus(self, more: &Self) -> Self {
+        Self {
+            rotations: self.rotations + more.rotations,
+            revocations: self.revocations + more.revocations,
+            unanswered: self.unanswered + more.unanswered,
+            reuses: self.reuses + more.reuses,
+        }
+    }
 }
 
 impl Ledger {
@@ -386,7 +435,13 @@ impl Door {
             Client::Public => format!("{form}&client_id=spa"),
         };
         let kind = [("Content-Type", "application/x-www-form-urlencoded")];
-        try_request(self.0, "POST", &format!("/oauth/{endpoint}"), &kind, form.as_bytes())
+        let answer = try_request(self.0, "POST", &format!("/oauth/{endpoint}"), &kind, form.as_bytes())?;
+        // What could not be done may have been done; it is told apart from a refusal, and when to ask again is said.
+        if answer.status == 503 {
+            assert!(answer.header("retry-after").is_some(), "{answer:?}");
+            return Err(io::Error::other("not available"));
+        }
+        Ok(answer)
     }
 
     /// Asks the gateway.

@@ -33,13 +33,18 @@ impl Cluster {
 
     /// The master that a key belongs to, as one of those that run sees it.
     pub(crate) fn master_of(&mut self, key: &str) -> SocketAddr {
-        let node = self.running();
-        let told = node.cli(&["exists", key]);
-        match told.strip_prefix("MOVED ") {
-            Some(moved) => moved.split(' ').next_back().unwrap().parse().unwrap(),
-            None if told == "0" || told == "1" => node.address(),
-            None => panic!("{told}"),
-        }
+        wait_for("a cluster that says where a key is", || {
+            let node = self.running();
+            let told = node.cli(&["exists", key]);
+            match told.strip_prefix("MOVED ") {
+                Some(moved) => Some(moved.split(' ').next_back().unwrap().parse().unwrap()),
+                None if told == "0" || told == "1" => Some(node.address()),
+                None => {
+                    assert!(told.starts_with("CLUSTERDOWN"), "{told}");
+                    None
+                }
+            }
+        })
     }
 
     /// What `redis-cli` says to a command, wherever in the cluster it belongs.
