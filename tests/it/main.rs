@@ -19,6 +19,7 @@ mod reading;
 mod redis_rig;
 mod revocation;
 mod server;
+mod shared;
 mod store;
 mod storm;
 mod streams;

@@ -34,11 +34,12 @@ pub(super) fn check(report: &mut Report, at: &Path, raw: raw::Redis) -> Option<R
         urls.into_iter().map(read).collect::<Vec<_>>()
     });
     let servers: Option<Vec<_>> = urls.and_then(|urls| urls.into_iter().collect());
-    let over_tls = servers.as_ref().map(|servers| servers.iter().all(|(_, tls)| *tls));
-    if servers.as_ref().is_some_and(|servers| servers.iter().any(|(_, tls)| Some(*tls) != over_tls)) {
-        report
-            .error(&at.key("urls"), "redis:// and rediss:// are mixed; all of the servers speak TLS, or none of them");
-    }
+    let servers = servers.and_then(|servers| match servers.iter().any(|(_, tls)| *tls != servers[0].1) {
+        true => report
+            .refuse(&at.key("urls"), "redis:// and rediss:// are mixed; all of the servers speak TLS, or none of them"),
+        false => Some(servers),
+    });
+    let over_tls = servers.as_ref().map(|servers| servers[0].1);
     let tls = match (over_tls, raw.ca_file) {
         (Some(false), Some(_)) => report.refuse(&at.key("ca_file"), "is for rediss:// alone"),
         (Some(true) | None, Some(name)) => {

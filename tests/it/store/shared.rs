@@ -156,9 +156,13 @@ async fn logins_that_race_leave_no_more_than_the_limit_and_no_fewer() {
                 tokio::spawn(async move { store.open(new).await.unwrap().session.id })
             })
             .collect();
-        let mut live = 0;
+        let mut ids = Vec::new();
         for racer in racers {
-            let record = stores[0].record(racer.await.unwrap()).await.unwrap().unwrap();
+            ids.push(racer.await.unwrap());
+        }
+        let mut live = 0;
+        for id in ids {
+            let record = stores[0].record(id).await.unwrap().unwrap();
             live += u32::from(record.state(Clock::System.now()) == "live");
         }
         assert_eq!(live, most);

@@ -1,0 +1,184 @@
+//! Several Sidegates with one store in Redis, against the real programs: any of them answers any request.
+
+use std::time::Instant;
+
+use crate::support::{
+    Sidegate, Upstream, config, config_with_issuer,
+    redis::{Acl, Options, Redis},
+    wait_for,
+};
+
+const ROUTE: &str = "routes: [{ name: all, match: { path_prefix: / }, upstream: app }]\n";
+const FORM: &str = "grant_type=password&username=alice&password=wonderland";
+const APP: (&str, &str) = ("Authorization", "Basic YXBwOnNlY3JldA==");
+
+/// A configuration with a store in Redis, of which `redis` says more, and what `rest` has for the issuer.
+fn shared(upstream: &Upstream, redis: &str, rest: &str) -> String {
+    let issuer = format!("  store: {{ redis: {{ {redis} }} }}\n  master_key: 0123456789abcdef0123456789abcdef\n{rest}");
+    config_with_issuer(upstream.address(), &format!("{issuer}{ROUTE}"))
+}
+
+fn at(redis: &Redis) -> String {
+    format!("url: 'redis://{}'", redis.address())
+}
+
+fn log_in(gate: &Sidegate) -> (String, String) {
+    let answer = gate.post_form("/oauth/token", &[APP], FORM);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    (answer.member("access_token"), answer.member("refresh_token"))
+}
+
+fn run(gate: &Sidegate, args: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sidegate"));
+    let output = command.args(args).arg("--config").arg(gate.dir().join("config.yaml")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn what_is_done_at_one_gate_holds_at_the_other() {
+    let Some(redis) = Redis::start() else { return };
+    let upstream = Upstream::start();
+    let yaml = shared(&upstream, &at(&redis), "");
+    let (one, two) = (Sidegate::start(&yaml), Sidegate::start(&yaml));
+    let (access, refresh) = log_in(&one);
+    assert_eq!(two.get_with("/", &access).status, 200, "with the keys that they share");
+    assert_eq!(one.get("/.well-known/jwks.json", &[]).text(), two.get("/.well-known/jwks.json", &[]).text());
+    let form = format!("grant_type=refresh_token&refresh_token={refresh}");
+    let rotated = two.post_form("/oauth/token", &[APP], &form);
+    assert_eq!(rotated.status, 200, "{rotated:?}");
+    assert!(run(&one, &["sessions", "list", "--subject", "alice"]).contains("live"));
+
+    // A revocation at one is in force at the other within a second.
+    let revoked = two.post_form("/oauth/revoke", &[APP], &format!("token={}", rotated.member("refresh_token")));
+    let since = Instant::now();
+    assert_eq!(revoked.status, 200);
+    wait_for("it to be refused", || (one.get_with("/", &access).status == 401).then_some(()));
+    assert!(since.elapsed().as_secs() < 1);
+    assert_eq!(one.post_form("/oauth/token", &[APP], &form).status, 400);
+    assert!(run(&one, &["sessions", "list"]).contains("revoked"));
+
+    let (access, _) = log_in(&one);
+    run(&two, &["revoke", "--subject", "alice", "--reason", "laptop stolen"]);
+    wait_for("it to be refused", || (one.get_with("/", &access).status == 401).then_some(()));
+    assert!(run(&one, &["revocations", "list"]).contains("laptop stolen"));
+    assert_eq!(one.get_with("/", &log_in(&two).0).status, 200, "who logs in after that is let in");
+}
+
+#[test]
+fn gates_follow_each_others_signing_keys() {
+    let Some(redis) = Redis::start() else { return };
+    let upstream = Upstream::start();
+    let yaml = shared(&upstream, &at(&redis), "");
+    // Both at once, each of which would make a first key.
+    let (one, two) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| Sidegate::start(&yaml));
+        (Sidegate::start(&yaml), other.join().unwrap())
+    });
+    let keys = |gate: &Sidegate| gate.get("/.well-known/jwks.json", &[]).text();
+    assert_eq!(keys(&one), keys(&two));
+    let before = keys(&one);
+    run(&one, &["keys", "rotate", "--now"]);
+    assert_ne!(keys(&one), before);
+    wait_for("the other to follow", || (keys(&two) == keys(&one)).then_some(()));
+    assert_eq!(two.get_with("/", &log_in(&one).0).status, 200);
+    assert_eq!(one.get_with("/", &log_in(&two).0).status, 200);
+    // What one has revoked signs nowhere.
+    let active = run(&two, &["keys", "list"]);
+    let kid = active.lines().find(|line| line.contains(" active ")).unwrap().split(' ').next().unwrap();
+    let (access, _) = log_in(&two);
+    run(&one, &["keys", "revoke", kid]);
+    wait_for("it to be refused", || (two.get_with("/", &access).status == 401).then_some(()));
+    wait_for("another to sign", || (one.get_with("/", &log_in(&two).0).status == 200).then_some(()));
+    // A third with another master key does not get in, and breaks nothing.
+    let other = yaml.replace("0123456789abcdef0123456789abcdef", "00000000000000000000000000000000");
+    let dir = tempfile::tempdir().unwrap();
+    crate::support::write_config(dir.path(), &other);
+    let output = crate::support::command(dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the signing keys in the session store does not go with the master key"), "{said}");
+    assert_eq!(one.get_with("/", &log_in(&two).0).status, 200);
+}
+
+#[test]
+fn redis_over_tls_with_a_user_of_its_own_and_no_more_rights_than_documented() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/sessions.md")).unwrap();
+    let rules = page.lines().find_map(|line| line.strip_prefix("ACL SETUSER sidegate on >password ")).unwrap();
+    let acl = Acl { user: "sidegate", password: "hunter2", rules };
+    let Some(redis) = Redis::start_with(Options { tls: true, acl: Some(acl), ..Options::default() }) else { return };
+    let upstream = Upstream::start();
+    let redis_yaml = |password: &str, ca: &str| {
+        let port = redis.address().port();
+        format!("url: 'rediss://localhost:{port}', user: sidegate, password: {password}, ca_file: '{ca}', timeout: 1s")
+    };
+    let ca = redis.ca_file().display().to_string();
+    let gate = Sidegate::start(&shared(&upstream, &redis_yaml("hunter2", &ca), ""));
+    let (access, refresh) = log_in(&gate);
+    let form = format!("grant_type=refresh_token&refresh_token={refresh}");
+    assert_eq!(gate.post_form("/oauth/token", &[APP], &form).status, 200);
+    run(&gate, &["revoke", "--subject", "alice", "--reason", "a test"]);
+    assert_eq!(gate.get_with("/", &access).status, 401);
+    run(&gate, &["keys", "rotate", "--now"]);
+    assert!(run(&gate, &["store", "stats"]).contains("sessions     1"));
+    assert!(run(&gate, &["sessions", "list"]).contains("logged_out"));
+
+    let refused = |yaml: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        crate::support::write_config(dir.path(), yaml);
+        let output = crate::support::command(dir.path()).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused(&shared(&upstream, &redis_yaml("secret-and-wrong", &ca), ""));
+    assert!(said.contains("the session store in Redis cannot be opened: localhost:"), "{said}");
+    assert!(said.contains("WRONGPASS") || said.contains("uthentication"), "{said}");
+    assert!(!said.contains("secret-and-wrong"), "{said}");
+    // Whom nobody has vouched for is not spoken to.
+    let dir = tempfile::tempdir().unwrap();
+    let stranger = crate::support::tls::Ca::new(dir.path().join("stranger.pem"));
+    drop(stranger);
+    let stranger = dir.path().join("stranger.pem").display().to_string();
+    let said = refused(&shared(&upstream, &redis_yaml("hunter2", &stranger), ""));
+    assert!(said.contains("certificate"), "{said}");
+}
+
+#[test]
+fn a_sidecar_knows_that_its_gateway_does_not_know() {
+    let Some(mut redis) = Redis::start_with(Options { appendfsync: Some("always"), ..Options::default() }) else {
+        return;
+    };
+    let upstream = Upstream::start();
+    let credential = "0123456789abcdef0123456789abcdef";
+    let feed = format!("  revocation_feed: {{ credential: {credential} }}\n");
+    let yaml = shared(&upstream, &at(&redis), &feed);
+    let (one, two) = (Sidegate::start(&yaml), Sidegate::start(&yaml));
+    let jwks = one.get("/.well-known/jwks.json", &[]).text();
+    let sidecar = Sidegate::start(&config(
+        upstream.address(),
+        &format!(
+            "revocation_feed: {{ urls: ['{}', '{}'], credential: {credential}, max_staleness: 2s }}\n\
+             providers: [{{ name: local, issuer: http://localhost:3000, audiences: [api], jwks_inline: {jwks} }}]\n\
+             routes: [{{ name: all, match: {{ path_prefix: / }}, upstream: app, on_stale: refuse }}]\n",
+            one.url("/oauth/revocations"),
+            two.url("/oauth/revocations"),
+        ),
+    ));
+    let (access, refresh) = log_in(&one);
+    assert_eq!(sidecar.get_with("/", &access).status, 200);
+    redis.kill();
+    wait_for("it to be stale", || (sidecar.get_with("/", &access).status == 503).then_some(()));
+    redis.restart();
+    wait_for("it to be fresh", || (sidecar.get_with("/", &access).status == 200).then_some(()));
+    // What the gateway that it does not listen to revokes, it hears as well; and it goes on where it was at the other.
+    assert_eq!(two.post_form("/oauth/revoke", &[APP], &format!("token={refresh}")).status, 200);
+    wait_for("it to be refused", || (sidecar.get_with("/", &access).status == 401).then_some(()));
+    let healed = |gate: &Sidegate| {
+        let text = gate.admin("/metrics").text();
+        text.lines().filter(|line| line.starts_with("sidegate_feed_healed_total{")).any(|line| !line.ends_with(" 0"))
+    };
+    drop(one);
+    let (access, refresh) = log_in(&two);
+    assert_eq!(two.post_form("/oauth/revoke", &[APP], &format!("token={refresh}")).status, 200);
+    wait_for("it to be refused", || (sidecar.get_with("/", &access).status == 401).then_some(()));
+    assert!(!healed(&sidecar), "{}", sidecar.admin("/metrics").text());
+}
