@@ -1,6 +1,7 @@
 //! The session store through its verbs, on a simulated clock: one contract for all of them, and what is the embedded one's own.
 
 mod contract;
+mod model;
 mod shared;
 
 use std::{
@@ -96,6 +97,16 @@ impl Rig {
         match &self.place {
             Place::Folder(_) => Self::embedded(),
             Place::Redis(servers, _) => Self::on(servers.clone()).await,
+        }
+    }
+
+    /// The same store, as another process has it where several can.
+    async fn beside(&self) -> Store {
+        match &self.place {
+            Place::Folder(_) => self.store.clone(),
+            Place::Redis(_, config) => {
+                Store::open_redis(config.clone(), Clock::Simulated(self.hand.clone())).await.unwrap()
+            }
         }
     }
 

@@ -12,8 +12,8 @@ use sidegate::{
 };
 
 use super::{
-    DAY, Rig, SECOND, START, assert_replayed, assert_reused, assert_rotated, confidential, named, new_session, public,
-    session_of,
+    DAY, Rig, SECOND, START, assert_replayed, assert_reused, assert_rotated, confidential,
+    model::callers_at_random_are_told_what_a_model_says, named, new_session, public, session_of,
 };
 
 /// A test for each store, and a list of all for those servers that are not started for each.
@@ -41,6 +41,7 @@ macro_rules! contract {
 }
 
 contract! {
+    callers_at_random_are_told_what_a_model_says,
     a_session_is_given_back_as_it_was_opened,
     a_client_that_does_not_rotate_keeps_its_token_and_moves_its_idle_clock,
     a_lost_response_is_answered_again_within_the_retry_window,
