@@ -1,10 +1,10 @@
 //! The words every room speaks. Lookalike strings get types of their own, so that a client can never stand where a
 //! subject is meant.
 
-use std::{collections::BTreeSet, fmt, ops::Deref, str::FromStr, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::IpAddr, ops::Deref, str::FromStr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
@@ -167,6 +167,30 @@ impl fmt::Display for SessionId {
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SessionId({self})")
+    }
+}
+
+/// From where a client spoke, as far as it can be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Visitor {
+    /// Its address; empty where that is not known.
+    pub address: Box<str>,
+    /// What it calls itself (`User-Agent`), cut off after [`Visitor::MAX_AGENT`] bytes. Anybody can say anything.
+    pub agent: Box<str>,
+}
+
+impl Visitor {
+    /// How much of an agent's name is kept, in bytes.
+    pub const MAX_AGENT: usize = 120;
+
+    /// Who sends a request with these headers from `address`.
+    pub fn new(address: IpAddr, headers: &HeaderMap) -> Self {
+        let agent = headers.get(header::USER_AGENT).map_or(&[][..], HeaderValue::as_bytes);
+        // What is shown to an operator later must not be able to play with the terminal.
+        let agent = agent.iter().take(Self::MAX_AGENT);
+        let agent: String =
+            agent.map(|byte| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' }).collect();
+        Self { address: address.to_string().into(), agent: agent.into() }
     }
 }
 

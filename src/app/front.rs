@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::runtime::Handle;
 
@@ -50,7 +50,8 @@ impl Handler for Front {
         let issuer = self.issuer.as_ref().filter(|_| peer.issuer && readable);
         match issuer.and_then(|issuer| Some((issuer, issuer.endpoint(request.uri().path())?))) {
             Some((issuer, endpoint)) => {
-                let visitor = self.visitor(request.headers(), peer);
+                let address = self.gateway.client_address(request.headers(), peer);
+                let visitor = Visitor::new(address, request.headers());
                 self.ask(issuer, endpoint, request, visitor).await
             }
             None => self.gateway.handle(request, peer).await,
@@ -96,16 +97,6 @@ impl Front {
         let outcome = Outcome { route: Some(0), decision: Decision::Answered, reason: "issuer", status };
         self.recorder.request_ended(&method, outcome, started.elapsed());
         response
-    }
-
-    /// From where a client speaks, for the history of its session.
-    fn visitor(&self, headers: &HeaderMap, peer: &Peer) -> Visitor {
-        let agent = headers.get(header::USER_AGENT).map_or(&[][..], HeaderValue::as_bytes);
-        // What is shown to an operator later must not be able to play with the terminal.
-        let agent = agent.iter().take(Visitor::MAX_AGENT);
-        let agent: String =
-            agent.map(|byte| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' }).collect();
-        Visitor { address: self.gateway.client_address(headers, peer).to_string().into(), agent: agent.into() }
     }
 
     /// Has a process follow the revocation log. The log is read on the issuer's runtime.

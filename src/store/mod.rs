@@ -22,6 +22,8 @@ pub use lock::{DataFolder, LockError};
 pub use log::{Lifted, NewRevocation, Revocation, Revoked, Tail};
 pub use redis::{Layout, Login, Redis, RedisConfig, RedisOpenError, Tls, Wait};
 
+pub use crate::types::Visitor;
+
 /// Where sessions and revocations are kept. Cheap to clone.
 ///
 /// Every verb is one atomic step on the store's own clock, and what it answers is as durable as the store makes things before
@@ -311,20 +313,6 @@ pub struct Opened {
     pub session: Session,
     /// Those that ended because there would have been too many.
     pub ended: Vec<Revocation>,
-}
-
-/// From where a client spoke, as far as it can be told.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Visitor {
-    /// Its address; empty where that is not known.
-    pub address: Box<str>,
-    /// What it calls itself (`User-Agent`), cut off after [`Visitor::MAX_AGENT`] bytes. Anybody can say anything.
-    pub agent: Box<str>,
-}
-
-impl Visitor {
-    /// How much of an agent's name is kept, in bytes.
-    pub const MAX_AGENT: usize = 120;
 }
 
 /// A stretch of a session's life in which it was used from one place.
