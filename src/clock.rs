@@ -91,3 +91,26 @@ impl fmt::Display for Roughly {
         }
     }
 }
+
+/// A moment as RFC 3339 has it: UTC, with milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Rfc3339(pub Timestamp);
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, millis) = (self.0.0 / 86_400_000, self.0.0 % 86_400_000);
+        // In years that begin in March a leap day comes last; 400 of them have 146,097 days. The first of them here began
+        // on 1 March of the year 0, 719,468 days before 1970.
+        let day = days.saturating_add(719_468);
+        let (era, day) = (day / 146_097, day % 146_097);
+        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+        let (seconds, millis) = (millis / 1000, millis % 1000);
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let year = era * 400 + year + next;
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    }
+}

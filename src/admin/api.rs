@@ -3,7 +3,7 @@
 
 pub mod sessions;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::Timestamp,
-    issuer::{Cause, Issuer, RevokeError, RevokeRequest},
+    issuer::{By, Issuer, RevokeError, RevokeRequest},
     revocation::{Entry, Feed, Revocations},
     store::{Revocation, Unavailable},
-    types::Secret,
+    telemetry::audit::{Audit, Event, Facts},
+    types::{Secret, Visitor},
 };
 
 /// Where it is.
@@ -39,6 +40,8 @@ pub struct Api {
     pub revocations: Arc<Revocations>,
     /// Where they come from, if they are made elsewhere.
     pub feed: Option<Arc<Feed>>,
+    /// Where it is told who was refused.
+    pub audit: Audit,
 }
 
 /// Why a request is refused.
@@ -72,15 +75,17 @@ impl Api {
     }
 
     /// Answers a request of its own.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        self.act(request).await.unwrap_or_else(Refusal::response)
+    pub async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+        self.act(request, peer).await.unwrap_or_else(Refusal::response)
     }
 
-    async fn act(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
-        self.check_token(request.headers())?;
+    async fn act(&self, request: Request<Incoming>, peer: IpAddr) -> Result<Response<Full<Bytes>>, Refusal> {
+        let visitor = Visitor::new(peer, request.headers());
+        self.check_token(request.headers(), &visitor)?;
+        let by = By::admin_api(visitor);
         let (method, query) = (request.method().clone(), request.uri().query().unwrap_or_default().to_owned());
         if let Some(rest) = below(SESSIONS, request.uri().path()) {
-            return sessions::act(self.issuer.as_deref().ok_or(Refusal::NoSessions)?, &method, rest, &query).await;
+            return sessions::act(self.issuer.as_deref().ok_or(Refusal::NoSessions)?, &method, rest, &query, by).await;
         }
         let rest = below(PATH, request.uri().path()).unwrap_or_default().to_owned();
         match (rest.strip_prefix('/'), method) {
@@ -90,7 +95,7 @@ impl Api {
                 let asked: RevokeRequest = read(request).await?;
                 // It goes to its end though whoever asked hangs up: a key is taken away first, and entered then.
                 let revoker = issuer.clone();
-                let revoking = tokio::spawn(async move { revoker.revoke(&asked, Cause::AdminApi).await });
+                let revoking = tokio::spawn(async move { revoker.revoke(&asked, by).await });
                 let revocation = revoking.await.map_err(|_| Unavailable("the request was broken off".into()))??;
                 Ok(answer(StatusCode::CREATED, &described(&revocation, issuer.url().as_str())))
             }
@@ -99,16 +104,21 @@ impl Api {
                 let issuer = self.issuer.as_ref().ok_or(Refusal::NoLog)?;
                 let number = number.parse().map_err(|_| Refusal::NotFound("an entry has a number"))?;
                 let reason = parameter(&query, "reason").unwrap_or_else(|| "not said".into());
-                let revocation = issuer.lift(number, &reason, Cause::AdminApi).await?;
+                let revocation = issuer.lift(number, &reason, by).await?;
                 Ok(answer(StatusCode::OK, &described(&revocation, issuer.url().as_str())))
             }
             (Some(_), _) => Err(Refusal::Method("DELETE")),
         }
     }
 
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let token = self.token.as_ref().ok_or(Refusal::NoToken)?;
-        if token.is_shown_in(headers) { Ok(()) } else { Err(Refusal::WrongToken) }
+    fn check_token(&self, headers: &HeaderMap, visitor: &Visitor) -> Result<(), Refusal> {
+        let (refusal, error) = match &self.token {
+            Some(token) if token.is_shown_in(headers) => return Ok(()),
+            Some(_) => (Refusal::WrongToken, "invalid_token"),
+            None => (Refusal::NoToken, "no_admin_token"),
+        };
+        self.audit.tell(Event::AdminRefused, Facts { error: Some(error), ..visitor.into() });
+        Err(refusal)
     }
 
     /// What is revoked: from the log where it is kept here, with its reasons; from memory elsewhere.

@@ -87,8 +87,8 @@ where
     loop {
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { continue };
-        let stream = match socket.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match socket.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an admin connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -101,7 +101,7 @@ where
             let _place = place;
             let service = service_fn(async |request: Request<Incoming>| {
                 Ok::<_, Infallible>(if Api::has(request.uri().path()) {
-                    api.answer(request).await
+                    api.answer(request, peer.ip()).await
                 } else {
                     if let Some(feed) = &api.feed {
                         feed.report();

@@ -18,6 +18,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::telemetry::audit::{Audit, Event, Facts};
+
 /// Its name.
 pub const SOCKET: &str = "admin.sock";
 /// How much a line may have, in bytes.
@@ -45,10 +47,10 @@ pub fn bind(folder: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers commands for as long as it is polled.
-pub async fn serve<F, A>(listener: UnixListener, answer: F)
+/// Answers commands for as long as it is polled. `answer` gets a line, and as which user of the machine it was sent.
+pub async fn serve<F, A>(listener: UnixListener, audit: Audit, answer: F)
 where
-    F: Fn(String) -> A + Clone + Send + 'static,
+    F: Fn(String, u32) -> A + Clone + Send + 'static,
     A: Future<Output = Outcome> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(MAX_COMMANDS));
@@ -63,10 +65,10 @@ where
                 continue;
             }
         };
-        let answer = answer.clone();
+        let (answer, audit) = (answer.clone(), audit.clone());
         tokio::spawn(async move {
             let _place = place;
-            match timeout(MOST, converse(stream, answer)).await {
+            match timeout(MOST, converse(stream, &audit, answer)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "a command broke off"),
                 Err(_) => tracing::warn!("a command took too long"),
@@ -75,9 +77,9 @@ where
     }
 }
 
-async fn converse<F, A>(stream: UnixStream, answer: F) -> io::Result<()>
+async fn converse<F, A>(stream: UnixStream, audit: &Audit, answer: F) -> io::Result<()>
 where
-    F: Fn(String) -> A,
+    F: Fn(String, u32) -> A,
     A: Future<Output = Outcome>,
 {
     // The file's mode says the same; this holds where somebody has widened it.
@@ -86,8 +88,9 @@ where
     let outcome = if theirs == ours || theirs == 0 {
         let mut line = String::new();
         (&mut stream).take(MAX_LINE).read_line(&mut line).await?;
-        answer(line.trim_end().to_owned()).await
+        answer(line.trim_end().to_owned(), theirs).await
     } else {
+        audit.tell(Event::CommandRefused, Facts { uid: Some(theirs), ..Facts::default() });
         Err("only the user who runs it is listened to".into())
     };
     let (word, text) = match outcome {

@@ -5,31 +5,32 @@ use std::sync::Arc;
 use crate::{
     admin,
     clock::{Roughly, Timestamp},
-    issuer::{Cause, Issuer, RevokeRequest, SessionsRequest},
+    issuer::{By, Issuer, RevokeRequest, SessionsRequest},
     store::{Record, Revocation, Whose},
     types::{ClientId, SessionId, Subject},
 };
 
-/// Does what a command of the same user says.
-pub(super) async fn obey(issuer: Arc<Issuer>, line: String) -> admin::socket::Outcome {
+/// Does what a command of the same user says, or of root; `uid` is whose it is.
+pub(super) async fn obey(issuer: Arc<Issuer>, line: String, uid: u32) -> admin::socket::Outcome {
+    let by = By::command(uid);
     let wrong = || "this Sidegate does not know that command; it may be older than the one that asks".to_owned();
     let revoked = |entry: Revocation| describe(&entry, issuer.url().as_str());
     if let Some(request) = line.strip_prefix("revoke ") {
         let request: RevokeRequest = serde_json::from_str(request).map_err(|_| wrong())?;
-        let entry = issuer.revoke(&request, Cause::Command).await;
+        let entry = issuer.revoke(&request, by).await;
         return entry.map(revoked).map_err(|error| error.to_string());
     }
     if let Some(kid) = line.strip_prefix("keys revoke ") {
         let (kind, id, reason) = ("key".into(), Some(kid.into()), "`sidegate keys revoke`".into());
         let request = RevokeRequest { kind, id, reason, ..RevokeRequest::default() };
-        issuer.revoke(&request, Cause::Command).await.map_err(|error| error.to_string())?;
+        issuer.revoke(&request, by).await.map_err(|error| error.to_string())?;
         return Ok(issuer.list_keys());
     }
     if let Some(rest) = line.strip_prefix("revocations lift ") {
         let (number, reason) = rest.split_once(' ').ok_or_else(wrong)?;
         let (number, reason): (u64, String) =
             (number.parse().map_err(|_| wrong())?, serde_json::from_str(reason).map_err(|_| wrong())?);
-        let entry = issuer.lift(number, &reason, Cause::Command).await;
+        let entry = issuer.lift(number, &reason, by).await;
         return entry.map(revoked).map_err(|error| error.to_string());
     }
     if let Some((after, limit)) = line.strip_prefix("revocations list ").and_then(|rest| rest.split_once(' ')) {
@@ -70,8 +71,8 @@ pub(super) async fn obey(issuer: Arc<Issuer>, line: String) -> admin::socket::Ou
         let words: Vec<_> = line.split(' ').collect();
         let outcome = match words[..] {
             ["keys", "list"] => return Ok(issuer.list_keys()),
-            ["keys", "rotate"] => issuer.rotate_keys(false),
-            ["keys", "rotate", "now"] => issuer.rotate_keys(true),
+            ["keys", "rotate"] => issuer.rotate_keys(false, by),
+            ["keys", "rotate", "now"] => issuer.rotate_keys(true, by),
             _ => return Err(wrong()),
         };
         outcome.map_err(|error| error.to_string())

@@ -27,7 +27,11 @@ use crate::{
     issuer::{self, Issuer},
     revocation::{Feed, Revocations},
     server::{self, BindError, Pulse, Server, tls::FileWatch},
-    telemetry::{FeedMetrics, KeyMetrics, Metrics, log},
+    telemetry::{
+        FeedMetrics, KeyMetrics, Metrics,
+        audit::{Audit, Destination, Event, Facts, Keeper},
+        log,
+    },
     token::{
         live::LiveKeys,
         provider::{KeySource, OnStart},
@@ -54,6 +58,9 @@ pub enum Error {
     /// What is needed to follow the revocation log could not be had.
     #[error("the revocation feed cannot be followed: {0}")]
     Feed(String),
+    /// Security decisions could not be written down.
+    #[error("the audit log {0} cannot be written: {1}")]
+    Audit(Destination, io::Error),
     /// A series could not be registered.
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -122,6 +129,9 @@ pub struct App {
     issuer: Option<Arc<Issuer>>,
     feed: Option<Arc<Feed>>,
     background: tokio::task::JoinSet<()>,
+    audit: Audit,
+    /// Writes what is left of the audit log when the app is gone.
+    keeper: Option<Keeper>,
 }
 
 impl App {
@@ -135,12 +145,21 @@ impl App {
         let health = Health::new(metrics.clone());
         let (admin_socket, admin_address) = server::bind_address(config.admin.address)?;
         let bound = config.server.listeners.iter().map(server::bind).collect::<Result<Vec<_>, _>>()?;
+        let (audit, keeper) = match &config.log.audit {
+            Some(to) => {
+                let started = Audit::start(to, clock.clone(), metrics.clone());
+                let (audit, keeper) = started.map_err(|error| Error::Audit(to.clone(), error))?;
+                (audit, Some(keeper))
+            }
+            None => (Audit::default(), None),
+        };
         let revocations = Arc::new(Revocations::with_alarm(config.revocations_alarm));
         // There is nothing to forget yet: it learns what time it is, and how fast that goes.
         revocations.sweep(clock.now());
         let issuer = match &config.issuer {
             Some(issuer) => {
-                Some(Issuer::open(issuer.clone(), clock.clone(), revocations.clone(), metrics.clone()).await?)
+                let (config, revocations) = (issuer.clone(), revocations.clone());
+                Some(Issuer::open(config, clock.clone(), revocations, metrics.clone(), audit.clone()).await?)
             }
             None => None,
         };
@@ -167,6 +186,7 @@ impl App {
             issuer: issuer.clone(),
             revocations: revocations.clone(),
             feed: feed.clone(),
+            audit: audit.clone(),
         };
         background.spawn(async move {
             let slowest = move || beat.get().map(Pulse::slowest).unwrap_or_default();
@@ -210,7 +230,8 @@ impl App {
         if let (Some(issuer), Some(commands)) = (issuer, commands) {
             background.spawn(tend_keys(issuer.clone()));
             let told = issuer.clone();
-            background.spawn(admin::socket::serve(commands, move |line| obey(told.clone(), line)));
+            background
+                .spawn(admin::socket::serve(commands, audit.clone(), move |line, uid| obey(told.clone(), line, uid)));
             background.spawn(async move {
                 loop {
                     tokio::time::sleep(SWEEP_INTERVAL).await;
@@ -227,8 +248,9 @@ impl App {
             });
         }
         health.ready();
+        audit.tell(Event::Started, Facts::default());
         let drain_delay = config.server.drain_delay;
-        Ok(Self { server, health, listening, drain_delay, issuer: followed, feed, background })
+        Ok(Self { server, health, listening, drain_delay, issuer: followed, feed, background, audit, keeper })
     }
 
     /// Where it listens.
@@ -251,6 +273,9 @@ impl App {
             // A panic there has been logged.
             let _ = tokio::task::spawn_blocking(move || feed.save()).await;
         }
+        self.audit.tell(Event::Stopped, Facts::default());
+        let keeper = self.keeper.take();
+        let _ = tokio::task::spawn_blocking(move || drop(keeper)).await;
         tracing::info!("drained");
     }
 

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Client, Issuer, error::Error};
+use super::{Client, GrantType, Issuer, error::Error};
 use crate::{
     clock::Timestamp,
+    telemetry::audit::{Event, Facts},
     token::BEGAN_CLAIM,
-    types::{Position, Scopes, SessionId},
+    types::{Position, Scopes, SessionId, Visitor},
 };
 
 /// What the `sub` of a client's own token begins with. No user's subject does, so that a client never stands where a user
@@ -50,8 +51,10 @@ pub const RESERVED_CLAIMS: [&str; 30] = [
     "typ",
 ];
 
-/// What an access token says besides what every one says.
+/// What an access token says besides what every one says, and for whom it is.
 pub(super) struct Grant<'a> {
+    /// What was asked for, and from where.
+    pub(super) asked: (GrantType, &'a Visitor),
     /// Whom it speaks for.
     pub(super) subject: &'a str,
     /// What it allows.
@@ -87,7 +90,8 @@ impl Issuer {
         set("client_id", client.id.as_str().into());
         set("iat", now.as_secs().into());
         set("exp", (now.as_secs() + self.access_lifetime(client).as_secs()).into());
-        set("jti", uuid::Uuid::now_v7().simple().to_string().into());
+        let jti = uuid::Uuid::now_v7().simple().to_string();
+        set("jti", jti.as_str().into());
         if !grant.scopes.is_empty() {
             set("scope", grant.scopes.to_string().into());
         }
@@ -95,6 +99,20 @@ impl Issuer {
             set("sid", session.to_string().into());
         }
         set(BEGAN_CLAIM, grant.began.to_string().into());
-        Ok(self.ring.signer().sign("at+jwt", &claims)?)
+        let signer = self.ring.signer();
+        let token = signer.sign("at+jwt", &claims)?;
+        let (grant_type, visitor) = grant.asked;
+        let facts = Facts {
+            client: Some(&client.id),
+            subject: Some(grant.subject),
+            session: grant.session,
+            grant: Some(grant_type.name()),
+            scope: Some(grant.scopes),
+            jti: Some(&jti),
+            kid: Some(signer.kid()),
+            ..Facts::from(visitor)
+        };
+        self.audit.tell(Event::TokenIssued, facts);
+        Ok(token)
     }
 }

@@ -11,6 +11,10 @@ use super::{
     error::{Error, Tried},
     form::{Form, Param},
 };
+use crate::{
+    telemetry::audit::{Event, Facts},
+    types::Visitor,
+};
 
 /// The longest `Authorization` field that is looked at, in bytes.
 const MAX_BASIC_BYTES: usize = 4096;
@@ -29,6 +33,29 @@ pub(super) async fn authenticate<'a>(
     issuer: &'a Issuer,
     headers: &HeaderMap,
     form: &Form,
+    visitor: &Visitor,
+) -> Result<&'a Client, Error> {
+    let mut named = None;
+    let outcome = identify(issuer, headers, form, &mut named).await;
+    if let Err(error @ Error::InvalidClient(_)) = &outcome {
+        let reason = match named {
+            // Or none was named.
+            None => "unknown_client",
+            Some(Client { disabled: true, .. }) => "disabled",
+            Some(_) => "wrong_secret",
+        };
+        let (client, error) = (named.map(|client| &client.id), Some(error.code()));
+        issuer.audit.tell(Event::ClientRefused, Facts { client, error, reason: Some(reason), ..visitor.into() });
+    }
+    outcome
+}
+
+/// The same; `tried` is set to the client that it says it is, if there is such a one.
+async fn identify<'a>(
+    issuer: &'a Issuer,
+    headers: &HeaderMap,
+    form: &Form,
+    tried: &mut Option<&'a Client>,
 ) -> Result<&'a Client, Error> {
     let named = form.get(Param::ClientId);
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
@@ -36,14 +63,14 @@ pub(super) async fn authenticate<'a>(
         (None, _) => {
             let id = named.ok_or(Error::InvalidClient(Tried::Body))?;
             let secret = form.get(Param::ClientSecret).unwrap_or_default();
-            check(issuer, id, secret).await?.ok_or(Error::InvalidClient(Tried::Body))
+            check(issuer, id, secret, tried).await?.ok_or(Error::InvalidClient(Tried::Body))
         }
         (Some(_), Some(_)) => Err(two_ways()),
         (Some(_), None) if form.get(Param::ClientSecret).is_some() => Err(two_ways()),
         (Some(field), None) => {
             let refused = Error::InvalidClient(Tried::Header);
             for Basic { id, secret } in field.to_str().ok().and_then(read_basic).ok_or(refused)? {
-                if let Some(client) = check(issuer, &id, &secret).await? {
+                if let Some(client) = check(issuer, &id, &secret, tried).await? {
                     // The name in the body beside Basic is no second proof, but it must be the same client's.
                     return if named.is_none_or(|named| named == id) { Ok(client) } else { Err(two_ways()) };
                 }
@@ -80,8 +107,14 @@ fn form_decode(text: &str) -> String {
 
 /// The client of that name, if the secret is its own. An empty secret is none (RFC 6749 §2.3.1), which is right for a
 /// public client and for no other.
-async fn check<'a>(issuer: &'a Issuer, id: &str, secret: &str) -> Result<Option<&'a Client>, Error> {
+async fn check<'a>(
+    issuer: &'a Issuer,
+    id: &str,
+    secret: &str,
+    tried: &mut Option<&'a Client>,
+) -> Result<Option<&'a Client>, Error> {
     let Some(client) = issuer.clients.get(id) else { return Ok(None) };
+    *tried = Some(client);
     let right = match &client.secret_hash {
         None => secret.is_empty(),
         Some(_) if secret.is_empty() => false,

@@ -110,6 +110,21 @@ impl Error {
         }
     }
 
+    /// Why, for the audit log: what the client is told, or what it is not told of our own failures.
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Busy => "too_many_passwords",
+            Self::Unavailable(_) => "store_unavailable",
+            Self::Internal(_) => "internal",
+            Self::InvalidRequest(_)
+            | Self::InvalidClient(_)
+            | Self::InvalidGrant(_)
+            | Self::UnauthorizedClient
+            | Self::UnsupportedGrantType
+            | Self::InvalidScope(_) => self.description(),
+        }
+    }
+
     /// For people. Our own words and the names of our own parameters alone, so that it stays within
     /// %x20-21 / %x23-5B / %x5D-7E (RFC 6749 §5.2).
     fn description(&self) -> &str {

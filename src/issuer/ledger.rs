@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
+use super::by::By;
 use crate::{
     clock::{Clock, Timestamp},
     revocation::{Blacklist, Freshness, Revocations},
@@ -11,7 +12,10 @@ use crate::{
         Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Revoked, Rotation, RotationRules,
         Session, Stats, Store, Unavailable, Visitor, Whose,
     },
-    telemetry::{FeedMetrics, Metrics},
+    telemetry::{
+        FeedMetrics, Metrics,
+        audit::{Audit, Event, Facts},
+    },
     types::{Credential, IssuerUrl, Position, SessionId},
 };
 
@@ -36,6 +40,7 @@ struct Inner {
     blacklist: Blacklist,
     clock: Clock,
     metrics: Metrics,
+    audit: Audit,
 }
 
 /// What led to a revocation.
@@ -60,7 +65,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::RevokeEndpoint => "revoke_endpoint",
             Self::Reuse => "reuse",
@@ -82,8 +87,9 @@ impl Ledger {
         blacklist: Blacklist,
         clock: Clock,
         metrics: Metrics,
+        audit: Audit,
     ) -> Self {
-        Self(Arc::new(Inner { url, store, revocations, blacklist, clock, metrics }))
+        Self(Arc::new(Inner { url, store, revocations, blacklist, clock, metrics, audit }))
     }
 
     /// Tells memory of every live revocation, so that nothing that was revoked is forgotten.
@@ -138,8 +144,18 @@ impl Ledger {
 
     pub(super) async fn open(&self, new: NewSession) -> Result<Session, Unavailable> {
         self.to_the_end(|inner| async move {
+            let visitor = new.visitor.clone();
             let Opened { session, ended } = inner.store.open(new).await?;
-            ended.iter().for_each(|revocation| inner.learn(revocation, Cause::TooMany));
+            let facts = Facts {
+                client: Some(&session.client),
+                subject: Some(session.subject.as_str()),
+                session: Some(session.id),
+                scope: Some(&session.scopes),
+                ..Facts::from(&visitor)
+            };
+            inner.audit.tell(Event::SessionOpened, facts);
+            let by = By { subject: Some(session.subject.clone()), ..Cause::TooMany.into() };
+            ended.iter().for_each(|revocation| inner.learn(revocation, &by));
             Ok(session)
         })
         .await
@@ -203,8 +219,8 @@ impl Ledger {
         self.to_the_end(move |inner| async move {
             let rotation = inner.store.rotate(presented, rules, visitor).await?;
             match &rotation {
-                Rotation::Reused(revocation) => inner.learn(revocation, Cause::Reuse),
-                Rotation::RolledBack(revocation) => inner.learn(revocation, Cause::Rollback),
+                Rotation::Reused(revocation) => inner.learn(revocation, &Cause::Reuse.into()),
+                Rotation::RolledBack(revocation) => inner.learn(revocation, &Cause::Rollback.into()),
                 // Memory lacks it where a commit that was reported as failed had held after all.
                 Rotation::Revoked(revocation) => inner.remember(revocation),
                 Rotation::Rotated(_)
@@ -222,14 +238,14 @@ impl Ledger {
     pub(super) async fn revoke_session(
         &self,
         id: SessionId,
-        cause: Cause,
+        by: impl Into<By>,
         reason: &str,
     ) -> Result<Option<Revocation>, Unavailable> {
-        let reason: Box<str> = reason.into();
+        let (by, reason): (By, Box<str>) = (by.into(), reason.into());
         self.to_the_end(move |inner| async move {
             let revocation = inner.store.revoke_session(id, &reason).await?;
             if let Some(revocation) = &revocation {
-                inner.learn(revocation, cause);
+                inner.learn(revocation, &by);
             }
             Ok(revocation)
         })
@@ -237,22 +253,23 @@ impl Ledger {
     }
 
     /// Revokes anything but a session of our own.
-    pub(super) async fn revoke(&self, new: NewRevocation, cause: Cause) -> Result<Revocation, Unavailable> {
+    pub(super) async fn revoke(&self, new: NewRevocation, by: impl Into<By>) -> Result<Revocation, Unavailable> {
+        let by = by.into();
         self.to_the_end(move |inner| async move {
             let revocation = inner.store.revoke(new).await?;
-            inner.learn(&revocation, cause);
+            inner.learn(&revocation, &by);
             Ok(revocation)
         })
         .await
     }
 
     /// Takes an entry of the log back.
-    pub(super) async fn lift(&self, number: u64, cause: Cause, reason: &str) -> Result<Lifted, Unavailable> {
+    pub(super) async fn lift(&self, number: u64, by: By, reason: &str) -> Result<Lifted, Unavailable> {
         let reason: Box<str> = reason.into();
         self.to_the_end(move |inner| async move {
             let lifted = inner.store.lift(number, &reason).await?;
             if let Lifted::Done(revocation) = &lifted {
-                inner.learn(revocation, cause);
+                inner.learn(revocation, &by);
             }
             Ok(lifted)
         })
@@ -293,8 +310,8 @@ impl Ledger {
 
 impl Inner {
     /// Tells memory what is durable already: the gateway first.
-    fn learn(&self, revocation: &Revocation, cause: Cause) {
-        let cause = cause.name();
+    fn learn(&self, revocation: &Revocation, by: &By) {
+        let cause = by.cause.name();
         let Revocation { number, what, lifts, reason, .. } = revocation;
         let session = match what {
             Revoked::Session(id) => SessionId::parse(id).filter(|_| revocation.issuer.is_none()),
@@ -312,6 +329,16 @@ impl Inner {
             let verb = if *lifts { "lifted" } else { "revoked" };
             tracing::info!(number, %issuer, kind, id, cause, %reason, "{verb}");
             self.metrics.revocation_made(cause);
+            let facts = Facts {
+                session,
+                number: Some(*number),
+                kind: Some(kind),
+                id,
+                issuer: revocation.issuer.as_ref().map(IssuerUrl::as_str),
+                reason: Some(reason),
+                ..by.facts()
+            };
+            self.audit.tell(if *lifts { Event::Lifted } else { Event::Revoked }, facts);
         }
         self.report_sizes();
     }

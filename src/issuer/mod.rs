@@ -1,6 +1,7 @@
 //! The internal issuer: the token endpoint and what belongs to it, behind plain requests and responses.
 
 mod access;
+mod by;
 mod client;
 mod config;
 mod endpoint;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 
 pub use self::{
     access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
+    by::By,
     config::{
         AccessToken, Client, Config, GrantType, Lifetimes, OFFLINE_ACCESS, RefreshToken, SecretHash, StoreConfig, User,
     },
@@ -44,7 +46,7 @@ use crate::{
     clock::Clock,
     revocation::{Blacklist, Freshness, Revocations},
     store::{self, DataFolder, LockError, RedisOpenError, Store, Unavailable},
-    telemetry::{FeedMetrics, Metrics},
+    telemetry::{FeedMetrics, Metrics, audit::Audit},
     token::{
         keys::KeyError,
         live::LiveKeys,
@@ -69,6 +71,7 @@ pub struct Issuer {
     feeds: endpoint::feed::Feeds,
     clock: Clock,
     metrics: Metrics,
+    audit: Audit,
     passwords: Passwords,
     refresh_tokens: RefreshTokens,
     ring: Arc<Ring>,
@@ -120,6 +123,7 @@ impl Issuer {
         clock: Clock,
         revocations: Arc<Revocations>,
         metrics: Metrics,
+        audit: Audit,
     ) -> Result<Arc<Self>, OpenError> {
         check(&config)?;
         let folder = Arc::new(DataFolder::lock(&config.data)?);
@@ -138,13 +142,14 @@ impl Issuer {
         let rules = config.keys.clone();
         let seal = Seal::new(&master, &config.previous_master_keys);
         let vault = Vault::new(&folder, store.shared_keys());
-        let (at, times, counted) = (folder.clone(), clock.clone(), metrics.clone());
-        let ring = move || Ring::open((&at, vault), seal, rules, algorithm, longest, times, counted);
+        let (at, times, told) = (folder.clone(), clock.clone(), (metrics.clone(), audit.clone()));
+        let ring = move || Ring::open((&at, vault), seal, rules, algorithm, longest, times, told);
         let ring = tokio::task::spawn_blocking(ring)
             .await
             .map_err(|_| OpenError::Config("keys could not be made".into()))??;
         let blacklist = Blacklist::new(clock.clone());
-        let ledger = Ledger::new(config.url.clone(), store, revocations, blacklist, clock.clone(), metrics.clone());
+        let url = config.url.clone();
+        let ledger = Ledger::new(url, store, revocations, blacklist, clock.clone(), metrics.clone(), audit.clone());
         ledger.load().await?;
         let freshness = match &config.store {
             StoreConfig::Embedded => None,
@@ -170,6 +175,7 @@ impl Issuer {
             config,
             clock,
             metrics,
+            audit,
         });
         issuer.catch_up().await?;
         Ok(issuer)
@@ -243,8 +249,8 @@ impl Issuer {
     ///
     /// # Errors
     /// When one is to follow already, or it cannot be.
-    pub fn rotate_keys(&self, at_once: bool) -> Result<String, KeysError> {
-        self.ring.rotate(at_once)
+    pub fn rotate_keys(&self, at_once: bool, by: impl Into<By>) -> Result<String, KeysError> {
+        self.ring.rotate(at_once, &by.into())
     }
 
     /// Forgets sessions and revocations that nothing depends on any more. Once a minute is often enough.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::{Issuer, keys::KeysError, ledger::Cause};
+use super::{By, Issuer, keys::KeysError, ledger::Cause};
 use crate::{
     clock::Timestamp,
     store::{Lifted, MAX_LEEWAY, NewRevocation, Record, Revocation, Revoked, Stats, Unavailable, Whose},
@@ -75,33 +75,33 @@ impl Issuer {
     ///
     /// # Errors
     /// When it makes no sense, names what is not there, or the store cannot take it.
-    pub async fn revoke(&self, request: &RevokeRequest, cause: Cause) -> Result<Revocation, RevokeError> {
-        let what = named(request)?;
+    pub async fn revoke(&self, request: &RevokeRequest, by: impl Into<By>) -> Result<Revocation, RevokeError> {
+        let (what, by) = (named(request)?, by.into());
         let reason: Box<str> = if request.reason.is_empty() { "not said".into() } else { (&*request.reason).into() };
         let other = request.issuer.as_deref().filter(|url| *url != self.config.url.as_str());
         let lasts = self.lasts(request, other)?;
         if other.is_none() {
             match &what {
-                Revoked::Session(id) => return self.revoke_session(id, cause, &reason).await,
+                Revoked::Session(id) => return self.revoke_session(id, by, &reason).await,
                 Revoked::Key(kid) => {
                     // It stops signing first: what it signs from then on nobody would take.
-                    self.revoke_signing_key(kid, &what).await?;
+                    self.revoke_signing_key(kid, &what, &by).await?;
                 }
                 Revoked::Token(_) | Revoked::Subject(_) | Revoked::Client(_) | Revoked::Everything => {}
             }
         }
         let issuer = other.map(IssuerUrl::new);
         let until = self.clock.now() + lasts;
-        Ok(self.ledger.revoke(NewRevocation { issuer, what, until, reason }, cause).await?)
+        Ok(self.ledger.revoke(NewRevocation { issuer, what, until, reason }, by).await?)
     }
 
     /// Takes back what the entry of that number in the log has revoked.
     ///
     /// # Errors
     /// When there is no such entry, it cannot be undone, or the store cannot take it.
-    pub async fn lift(&self, number: u64, reason: &str, cause: Cause) -> Result<Revocation, RevokeError> {
+    pub async fn lift(&self, number: u64, reason: &str, by: impl Into<By>) -> Result<Revocation, RevokeError> {
         bounded("the reason", reason)?;
-        match self.ledger.lift(number, cause, reason).await? {
+        match self.ledger.lift(number, by.into(), reason).await? {
             Lifted::Done(revocation) => Ok(revocation),
             Lifted::Unknown => Err(RevokeError::Unknown(format!("no live entry has the number {number}"))),
             Lifted::Final(what) => Err(RevokeError::Final(format!(
@@ -184,15 +184,15 @@ impl Issuer {
         NewRevocation { issuer: None, what, until, reason: reason.into() }
     }
 
-    async fn revoke_session(&self, id: &str, cause: Cause, reason: &str) -> Result<Revocation, RevokeError> {
+    async fn revoke_session(&self, id: &str, by: By, reason: &str) -> Result<Revocation, RevokeError> {
         let unknown = || RevokeError::Unknown("there is no such session; it may have ended long ago".into());
         let id = SessionId::parse(id).ok_or_else(unknown)?;
-        self.ledger.revoke_session(id, cause, reason).await?.ok_or_else(unknown)
+        self.ledger.revoke_session(id, by, reason).await?.ok_or_else(unknown)
     }
 
-    async fn revoke_signing_key(&self, kid: &str, what: &Revoked) -> Result<(), RevokeError> {
-        let (ring, kid) = (self.ring.clone(), kid.to_owned());
-        let revoking = tokio::task::spawn_blocking(move || ring.revoke(&kid));
+    async fn revoke_signing_key(&self, kid: &str, what: &Revoked, by: &By) -> Result<(), RevokeError> {
+        let (ring, kid, by) = (self.ring.clone(), kid.to_owned(), by.clone());
+        let revoking = tokio::task::spawn_blocking(move || ring.revoke(&kid, &by));
         match revoking.await {
             Ok(Ok(_)) => Ok(()),
             // Another time it came no further than here.

@@ -40,6 +40,11 @@ impl Users {
         Ok(user.filter(|user| right && !user.disabled))
     }
 
+    /// The user of that name, who has not shown to be them.
+    pub(super) fn named(&self, username: &str) -> Option<&User> {
+        self.by_name.get(username)
+    }
+
     /// The user that a session's tokens speak for, if they are still there and may still log in.
     pub(super) fn active(&self, subject: &Subject) -> Option<&User> {
         self.by_name.get(self.by_subject.get(subject)?).filter(|user| !user.disabled)

@@ -9,6 +9,8 @@ pub struct Config {
     pub format: Format,
     /// Which requests get a line.
     pub requests: Requests,
+    /// Where security decisions are written; `None`: nowhere.
+    pub audit: Option<super::audit::Destination>,
 }
 
 /// How a log line looks.

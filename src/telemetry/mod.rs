@@ -1,5 +1,6 @@
-//! What operators see: metrics as verbs called where the decision is made, and logs.
+//! What operators see: metrics as verbs called where the decision is made, logs, and the audit log.
 
+pub mod audit;
 mod feed;
 mod keys;
 pub mod log;
@@ -73,6 +74,7 @@ struct Series {
     grants: IntCounterVec,
     refreshes: IntCounterVec,
     ready: Gauge,
+    audit_lines_lost: IntCounter,
 }
 
 /// For what a proxy does: 50 µs to 10 s.
@@ -313,6 +315,10 @@ impl Metrics {
                 &["outcome"],
             )?,
             ready: add.keep(Gauge::new("sidegate_ready", "1 while /readyz says yes.")?)?,
+            audit_lines_lost: add.keep(IntCounter::new(
+                "sidegate_audit_lines_lost_total",
+                "Lines of the audit log that could not be written, or found no place among those that wait for it.",
+            )?)?,
             registry,
         };
         Ok(Self(Arc::new(series)))
@@ -413,6 +419,11 @@ impl Metrics {
     /// `logged_out` (an epoch has ended it), `blacklisted` (refused without the store), `expired`, `unknown`, `forged`.
     pub fn refresh(&self, outcome: &'static str) {
         self.0.refreshes.with_label_values(&[outcome]).inc();
+    }
+
+    /// So many lines of the audit log are in no file.
+    pub fn audit_lines_lost(&self, lines: u64) {
+        self.0.audit_lines_lost.inc_by(lines);
     }
 }
 

@@ -55,7 +55,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("upstreams:", "upstraems:", &[r#"8:1: upstraems: unknown key "upstraems"; did you mean "upstreams"?"#]),
     ("header_timeout", "heder_timeout", &[r#"5:11: limits.heder_timeout: unknown key "heder_timeout"; did you mean "header_timeout"?"#]),
     ("    audiences: [api]", "    audience: [api]", &[r#"14:5: providers[0].audience: unknown key "audience"; did you mean "audiences"?"#]),
-    ("{ level: info }", "{ colour: red }", &[r#"7:8: log.colour: unknown key "colour"; known here: level, format or requests"#]),
+    ("{ level: info }", "{ colour: red }", &[r#"7:8: log.colour: unknown key "colour"; known here: level, format, requests or audit"#]),
     ("    jwks: issuer", "    jwks_uri: http://idp.example/keys", &["15:5: providers[0].jwks_uri: keys that come over http can be anybody's: use https, or say jwks_fetch: { insecure_http: true }"]),
     ("  refresh_token: {", "  keys: { rotate_every: 1d, publish_ahead: 1d }\n  refresh_token: {", &["28:29: issuer.keys.publish_ahead: must be shorter than rotate_every, or a key would follow before it signs"]),
     ("  refresh_token: {", "  keys: { rotate_every: 1s }\n  refresh_token: {", &["28:11: issuer.keys.rotate_every: must be from 2s to 3650d"]),
@@ -100,6 +100,9 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("10s", "25h", &["5:11: limits.header_timeout: must be from 1ms to 1d"]),
     ("8KiB", "8kb", &["6:11: tokens.max_bytes: not a size; write 512B, 8KiB, 1MiB or a number of bytes"]),
     ("level: info", "level: inf", &[r#"7:8: log.level: must be error, warn, info, debug or trace; did you mean "info"?"#]),
+    ("level: info", "audit: ''", &["7:8: log.audit: must not be empty"]),
+    ("level: info", "audit: stderr", &["7:8: log.audit: must be a file or stdout: standard error has the other log"]),
+    ("level: info", "audit: /", &["7:8: log.audit: /: it is a directory"]),
     // Names.
     ("    auth: none\n    upstream: app", "    auth: none\n    upstream: ap", &[r#"20:5: routes[0].upstream: there is no upstream "ap"; did you mean "app"?"#]),
     ("    claim_headers:", "    providers: [lokal]\n    claim_headers:", &[r#"23:17: routes[1].providers[0]: there is no provider "lokal"; did you mean "local"?"#]),

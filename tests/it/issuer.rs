@@ -1,6 +1,7 @@
 //! The internal issuer through its requests and responses, on a simulated clock.
 
 mod answers;
+mod audit;
 mod clients;
 mod keys;
 mod operators;
@@ -37,7 +38,7 @@ use sidegate::{
     },
     revocation::Revocations,
     store::{OnRollback, Revocation},
-    telemetry::Metrics,
+    telemetry::{Metrics, audit::Audit},
     token::Algorithm,
     types::{Audience, ClientId, Credential, IssuerUrl, Scopes, Subject},
 };
@@ -249,7 +250,8 @@ async fn open(
     revocations: &Arc<Revocations>,
     metrics: &Metrics,
 ) -> Result<Arc<Issuer>, OpenError> {
-    Issuer::open(config.clone(), Clock::Simulated(hand.clone()), revocations.clone(), metrics.clone()).await
+    Issuer::open(config.clone(), Clock::Simulated(hand.clone()), revocations.clone(), metrics.clone(), Audit::default())
+        .await
 }
 
 /// Real Argon2id with the least memory it takes: the tests hash often.

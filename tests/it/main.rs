@@ -6,6 +6,7 @@
 )]
 
 mod admin;
+mod audit;
 mod clients;
 mod config;
 mod deploy;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Refusal, answer, described, limit, parameter, seconds};
 use crate::{
     clock::Timestamp,
-    issuer::{Cause, Issuer, RevokeRequest},
+    issuer::{By, Issuer, RevokeRequest},
     store::{Record, Visit, Whose},
     types::{ClientId, SessionId, Subject},
 };
@@ -22,6 +22,7 @@ pub(super) async fn act(
     method: &Method,
     rest: &str,
     query: &str,
+    by: By,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     match (rest.strip_prefix('/'), method) {
         (None, &Method::GET) => list(issuer, query).await,
@@ -35,7 +36,7 @@ pub(super) async fn act(
             let (kind, id) = ("session".into(), Some(id.to_owned()));
             let reason = parameter(query, "reason").unwrap_or_default();
             let request = RevokeRequest { kind, id, reason, ..RevokeRequest::default() };
-            let revocation = issuer.revoke(&request, Cause::AdminApi).await?;
+            let revocation = issuer.revoke(&request, by).await?;
             Ok(answer(StatusCode::OK, &described(&revocation, issuer.url().as_str())))
         }
         (Some(_), _) => Err(Refusal::Method("GET, DELETE")),

@@ -26,7 +26,11 @@ use ipnet::IpNet;
 use values::{HOUR, bound, count, duration, size, word};
 
 use super::{Config, path::Path, raw, report::Report};
-use crate::{admin, gateway, server, telemetry::log, token::provider::KeySource};
+use crate::{
+    admin, gateway, server,
+    telemetry::{audit::Destination, log},
+    token::provider::KeySource,
+};
 
 /// Checks everything, in the order in which names are needed. `None` only when a fault has been reported.
 pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config> {
@@ -208,5 +212,17 @@ fn log(report: &mut Report, at: &Path, raw: raw::Section<raw::Log>) -> Option<lo
     let format = word(report, &at.key("format"), raw.format.as_deref(), Format::Auto, &formats);
     let which = [("off", Requests::Off), ("refused", Requests::Refused), ("all", Requests::All)];
     let requests = word(report, &at.key("requests"), raw.requests.as_deref(), Requests::Refused, &which);
-    Some(log::Config { level: level?, format: format?, requests: requests? })
+    let at = at.key("audit");
+    let audit = match raw.audit.as_deref() {
+        None => Some(None),
+        Some("") => report.refuse(&at, "must not be empty"),
+        Some("stdout") => Some(Some(Destination::Stdout)),
+        // It would become a file of that name.
+        Some("stderr") => report.refuse(&at, "must be a file or stdout: standard error has the other log"),
+        Some(name) => match report.resolve(name) {
+            path if path.is_dir() => report.refuse(&at, format!("{}: it is a directory", path.display())),
+            path => Some(Some(Destination::File(path))),
+        },
+    };
+    Some(log::Config { level: level?, format: format?, requests: requests?, audit: audit? })
 }

@@ -100,6 +100,7 @@ shapes! {
         level: Option<String>,
         format: Option<String>,
         requests: Option<String>,
+        audit: Option<String>,
     }
     Upstream {
         name: Option<String>,

@@ -13,13 +13,16 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use super::method_not_allowed;
+use super::{method_not_allowed, visitor};
 use crate::{
     clock::Clock,
     issuer::{Issuer, error::refusal},
     revocation::wire::{Beat, Hello, Line, WireEntry},
     store::{Revocation, Store, Tail},
-    telemetry::FeedMetrics,
+    telemetry::{
+        FeedMetrics,
+        audit::{Event, Facts},
+    },
     types::{IssuerUrl, Position},
 };
 
@@ -64,6 +67,9 @@ pub(in crate::issuer) fn answer(
     }
     let credential = issuer.config.feed_credential.as_ref();
     if !credential.is_some_and(|credential| credential.is_shown_in(request.headers())) {
+        let visitor = visitor(request);
+        let facts = Facts { error: Some("invalid_token"), ..Facts::from(&visitor) };
+        issuer.audit.tell(Event::FollowerRefused, facts);
         let why = "Show the credential of the revocation feed as a bearer token.";
         let mut response = refusal(StatusCode::UNAUTHORIZED, "invalid_token", why);
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

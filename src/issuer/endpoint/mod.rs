@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::error::refusal;
-use crate::types::IssuerUrl;
+use crate::types::{IssuerUrl, Visitor};
 
 /// What the issuer serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,11 @@ const JWKS: &str = "/.well-known/jwks.json";
 fn base_path(url: &IssuerUrl) -> &str {
     let rest = url.as_str().split_once("://").map_or("", |(_, rest)| rest);
     rest.find('/').map_or("", |at| &rest[at..])
+}
+
+/// From where a request came, as whoever took it has noted.
+fn visitor(request: &Request<Bytes>) -> Visitor {
+    request.extensions().get().cloned().unwrap_or_default()
 }
 
 /// The answer to a method that the endpoint does not have.

@@ -3,17 +3,18 @@
 use bytes::Bytes;
 use http::{Method, Request, Response};
 
-use super::method_not_allowed;
+use super::{method_not_allowed, visitor};
 use crate::issuer::{
-    Client, Issuer, client,
+    By, Client, Issuer, client,
     error::{Error, forbid_storing},
     form::{Form, Param},
-    ledger::Cause,
     session::RefreshTokens,
 };
 use crate::{
     store::{NewRevocation, Revoked},
+    telemetry::audit::{Event, Facts},
     token::verify::Proof,
+    types::Visitor,
 };
 
 /// Why, for the log.
@@ -23,31 +24,47 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
     if request.method() != Method::POST {
         return method_not_allowed("POST");
     }
-    match revoke(issuer, request).await {
+    let (visitor, mut client) = (visitor(request), None);
+    match revoke(issuer, request, &visitor, &mut client).await {
         // §2.2: the status says it all.
         Ok(()) => {
             let mut response = Response::new(Bytes::new());
             forbid_storing(response.headers_mut());
             response
         }
-        Err(error) => error.response(),
+        Err(error) => {
+            // Who is not who they say has a line already.
+            if !matches!(error, Error::InvalidClient(_)) {
+                let (client, code) = (client.map(|client| &client.id), Some(error.code()));
+                let facts = Facts { client, error: code, reason: Some(error.reason()), ..Facts::from(&visitor) };
+                issuer.audit.tell(Event::RevocationRefused, facts);
+            }
+            error.response()
+        }
     }
 }
 
-/// The hint is not needed: the two kinds of token look different.
-async fn revoke(issuer: &Issuer, request: &Request<Bytes>) -> Result<(), Error> {
+/// The hint is not needed: the two kinds of token look different. `known` is set to the client as soon as that is known.
+async fn revoke<'a>(
+    issuer: &'a Issuer,
+    request: &Request<Bytes>,
+    visitor: &Visitor,
+    known: &mut Option<&'a Client>,
+) -> Result<(), Error> {
     let form = Form::read(request.headers(), request.body())?;
     let token = form.require(Param::Token)?;
-    let client = client::authenticate(issuer, request.headers(), &form).await?;
+    let client = client::authenticate(issuer, request.headers(), &form, visitor).await?;
+    *known = Some(client);
+    let by = By::client(&client.id, visitor.clone());
     if RefreshTokens::looks_like(token) {
-        revoke_refresh_token(issuer, client, token).await
+        revoke_refresh_token(issuer, client, token, by).await
     } else {
-        revoke_access_token(issuer, client, token).await
+        revoke_access_token(issuer, client, token, by).await
     }
 }
 
 /// Ends the session. A superseded token does so as well: whoever holds one has held the session.
-async fn revoke_refresh_token(issuer: &Issuer, client: &Client, token: &str) -> Result<(), Error> {
+async fn revoke_refresh_token(issuer: &Issuer, client: &Client, token: &str, by: By) -> Result<(), Error> {
     let Some(presented) = issuer.refresh_tokens.read(token, &client.id) else {
         let others = issuer.clients.keys().any(|id| issuer.refresh_tokens.read(token, id).is_some());
         // A token that nobody has made is as good as revoked (§2.2).
@@ -57,12 +74,12 @@ async fn revoke_refresh_token(issuer: &Issuer, client: &Client, token: &str) -> 
     if issuer.ledger.has(&Revoked::Session(presented.session.to_string().into())) {
         return Ok(());
     }
-    issuer.ledger.revoke_session(presented.session, Cause::RevokeEndpoint, ASKED).await?;
+    issuer.ledger.revoke_session(presented.session, by, ASKED).await?;
     Ok(())
 }
 
 /// Ends this one token; its session goes on.
-async fn revoke_access_token(issuer: &Issuer, client: &Client, token: &str) -> Result<(), Error> {
+async fn revoke_access_token(issuer: &Issuer, client: &Client, token: &str, by: By) -> Result<(), Error> {
     // One that we would not let in anyway is as good as revoked.
     let Ok(Proof { identity, key, .. }) = issuer.own.verify(token, issuer.clock.now()) else { return Ok(()) };
     if identity.text("client_id") != Some(client.id.as_str()) {
@@ -74,7 +91,7 @@ async fn revoke_access_token(issuer: &Issuer, client: &Client, token: &str) -> R
     }
     let what = Revoked::Token(jti.into());
     let new = NewRevocation { issuer: None, what, until: identity.expires_at, reason: ASKED.into() };
-    issuer.ledger.revoke(new, Cause::RevokeEndpoint).await?;
+    issuer.ledger.revoke(new, by).await?;
     Ok(())
 }
 

@@ -3,46 +3,77 @@
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 
-use super::method_not_allowed;
+use super::{method_not_allowed, visitor};
 use crate::issuer::{
-    GrantType, Issuer, client,
+    Client, GrantType, Issuer, client,
     error::{Error, no_store},
     form::{Form, Param},
     grant::{self, Granted},
 };
-use crate::store::Visitor;
+use crate::{
+    telemetry::audit::{Event, Facts},
+    types::Visitor,
+};
 
 pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
     if request.method() != Method::POST {
         return method_not_allowed("POST");
     }
-    let mut grant_type = None;
-    let result = grant(issuer, request, &mut grant_type).await;
+    let (visitor, mut known) = (visitor(request), Known::default());
+    let result = grant(issuer, request, &visitor, &mut known).await;
     let code = result.as_ref().map_or_else(Error::code, |_| "ok");
-    issuer.metrics.issuer_grant(grant_type.map_or("unknown", GrantType::name), code);
+    issuer.metrics.issuer_grant(known.grant_type.map_or("unknown", GrantType::name), code);
     match result {
         Ok(granted) => no_store(StatusCode::OK, &granted),
-        Err(error) => error.response(),
+        Err(error) => {
+            known.tell(issuer, &error, &visitor);
+            error.response()
+        }
     }
 }
 
-/// The straight way; `grant_type` is set as soon as it is known, for whoever counts.
-async fn grant(
-    issuer: &Issuer,
+/// What is known of a request as soon as it is, for whoever counts and tells of it.
+#[derive(Default)]
+struct Known<'a> {
+    grant_type: Option<GrantType>,
+    client: Option<&'a Client>,
+}
+
+impl Known<'_> {
+    fn tell(&self, issuer: &Issuer, error: &Error, visitor: &Visitor) {
+        // Who asked, and what was presented, have lines of their own.
+        if matches!(error, Error::InvalidClient(_) | Error::InvalidGrant(_)) {
+            return;
+        }
+        let facts = Facts {
+            client: self.client.map(|client| &client.id),
+            grant: self.grant_type.map(GrantType::name),
+            error: Some(error.code()),
+            reason: Some(error.reason()),
+            ..visitor.into()
+        };
+        issuer.audit.tell(Event::TokenRefused, facts);
+    }
+}
+
+/// The straight way.
+async fn grant<'a>(
+    issuer: &'a Issuer,
     request: &Request<Bytes>,
-    grant_type: &mut Option<GrantType>,
+    visitor: &Visitor,
+    known: &mut Known<'a>,
 ) -> Result<Granted, Error> {
     let form = Form::read(request.headers(), request.body())?;
     let name = form.require(Param::GrantType)?;
-    *grant_type = GrantType::parse(name);
-    let client = client::authenticate(issuer, request.headers(), &form).await?;
-    let grant_type = grant_type.ok_or(Error::UnsupportedGrantType)?;
+    known.grant_type = GrantType::parse(name);
+    let client = client::authenticate(issuer, request.headers(), &form, visitor).await?;
+    known.client = Some(client);
+    let grant_type = known.grant_type.ok_or(Error::UnsupportedGrantType)?;
     if !client.grants.contains(&grant_type) {
         return Err(Error::UnauthorizedClient);
     }
-    let visitor = request.extensions().get::<Visitor>().cloned().unwrap_or_default();
     match grant_type {
-        GrantType::ClientCredentials => grant::client_credentials::grant(issuer, client, &form),
+        GrantType::ClientCredentials => grant::client_credentials::grant(issuer, client, &form, visitor),
         GrantType::Password => grant::password::grant(issuer, client, &form, visitor).await,
         GrantType::RefreshToken => grant::refresh::grant(issuer, client, &form, visitor).await,
     }

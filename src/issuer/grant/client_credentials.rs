@@ -2,13 +2,19 @@
 
 use super::{Granted, requested_scopes};
 use crate::issuer::{
-    Client, Issuer,
+    Client, GrantType, Issuer,
     access::{CLIENT_SUBJECT, Grant},
     error::Error,
     form::Form,
 };
+use crate::types::Visitor;
 
-pub(in crate::issuer) fn grant(issuer: &Issuer, client: &Client, form: &Form) -> Result<Granted, Error> {
+pub(in crate::issuer) fn grant(
+    issuer: &Issuer,
+    client: &Client,
+    form: &Form,
+    visitor: &Visitor,
+) -> Result<Granted, Error> {
     // "MUST only be used by confidential clients": a bare name proves nothing.
     if client.secret_hash.is_none() {
         return Err(Error::UnauthorizedClient);
@@ -16,6 +22,7 @@ pub(in crate::issuer) fn grant(issuer: &Issuer, client: &Client, form: &Form) ->
     let scopes = requested_scopes(form, &client.scopes)?;
     let began = issuer.ledger.position();
     let subject = format!("{CLIENT_SUBJECT}{}", client.id);
-    let grant = Grant { subject: &subject, scopes: &scopes, session: None, began, claims: None };
+    let asked = (GrantType::ClientCredentials, visitor);
+    let grant = Grant { asked, subject: &subject, scopes: &scopes, session: None, began, claims: None };
     Granted::new(issuer, client, &grant, None, issuer.clock.now())
 }

@@ -8,21 +8,36 @@ use crate::{
         error::Error,
         form::{Form, Param},
     },
-    store::{NewSession, Visitor},
-    types::SessionId,
+    store::NewSession,
+    telemetry::audit::{Event, Facts},
+    types::{SessionId, Visitor},
 };
 
 pub(in crate::issuer) async fn grant(
     issuer: &Issuer,
     client: &Client,
     form: &Form,
-    visitor: Visitor,
+    visitor: &Visitor,
 ) -> Result<Granted, Error> {
     let (username, password) = (form.require(Param::Username)?, form.require(Param::Password)?);
     let scopes = requested_scopes(form, &client.scopes)?;
     let user = issuer.users.log_in(&issuer.passwords, username, password).await?;
-    // One text for no such user, a wrong password and a disabled user.
-    let user = user.ok_or(Error::InvalidGrant("The username or the password is wrong."))?;
+    let facts = Facts { client: Some(&client.id), ..visitor.into() };
+    let Some(user) = user else {
+        // One text for no such user, a wrong password and a disabled user.
+        let error = Error::InvalidGrant("The username or the password is wrong.");
+        // Never what was typed: it may be a password in the wrong field.
+        let (subject, reason) = match issuer.users.named(username) {
+            None => (None, "unknown_user"),
+            Some(user) if user.disabled => (Some(user.subject.as_str()), "disabled"),
+            Some(user) => (Some(user.subject.as_str()), "wrong_password"),
+        };
+        let facts = Facts { subject, error: Some(error.code()), reason: Some(reason), ..facts };
+        issuer.audit.tell(Event::LoginFailed, facts);
+        return Err(error);
+    };
+    let (subject, username) = (Some(user.subject.as_str()), Some(&*user.username));
+    issuer.audit.tell(Event::LoggedIn, Facts { subject, username, ..facts });
 
     let now = issuer.clock.now();
     let position = issuer.ledger.position();
@@ -40,7 +55,7 @@ pub(in crate::issuer) async fn grant(
             access_lifetime: issuer.access_lifetime(client),
             remembered,
             max_sessions: settings.max_sessions,
-            visitor,
+            visitor: visitor.clone(),
         };
         Some(issuer.ledger.open(new).await?)
     } else {
@@ -48,6 +63,7 @@ pub(in crate::issuer) async fn grant(
     };
     let refresh_token = session.as_ref().map(|session| issuer.refresh_tokens.issue(session));
     let grant = Grant {
+        asked: (GrantType::Password, visitor),
         subject: user.subject.as_str(),
         scopes: &scopes,
         began: session.as_ref().map_or(position, |session| session.began),

@@ -3,14 +3,15 @@
 use super::{Granted, requested_scopes};
 use crate::{
     issuer::{
-        Client, Issuer,
+        By, Client, GrantType, Issuer,
         access::Grant,
         error::Error,
         form::{Form, Param},
         ledger::Cause,
     },
-    store::{Rotation, RotationRules, Session, Visitor},
-    types::Scopes,
+    store::{Revocation, Rotation, RotationRules, Session},
+    telemetry::audit::{Event, Facts, Refresh},
+    types::{Scopes, Visitor},
 };
 
 /// One text for all that is wrong with a refresh token: which it was is in the metric.
@@ -20,55 +21,61 @@ pub(in crate::issuer) async fn grant(
     issuer: &Issuer,
     client: &Client,
     form: &Form,
-    visitor: Visitor,
+    visitor: &Visitor,
 ) -> Result<Granted, Error> {
     let token = form.require(Param::RefreshToken)?;
-    let refused = |outcome| {
-        issuer.metrics.refresh(outcome);
+    let facts = Facts { client: Some(&client.id), ..visitor.into() };
+    let refused = |outcome: Refresh, facts| {
+        issuer.metrics.refresh(outcome.name());
+        tell_refused(issuer, outcome, facts);
         REFUSED
     };
     // Forged, or another client's: known without asking anybody.
-    let presented = issuer.refresh_tokens.read(token, &client.id).ok_or_else(|| refused("forged"))?;
+    let presented = issuer.refresh_tokens.read(token, &client.id).ok_or_else(|| refused(Refresh::Forged, facts))?;
+    let facts = Facts { session: Some(presented.session), generation: Some(presented.generation), ..facts };
     if issuer.ledger.is_blacklisted(presented.session) {
-        return Err(refused("blacklisted"));
+        return Err(refused(Refresh::Blacklisted, facts));
     }
     // What a session allows never changes, so a scope that goes beyond it is refused before the token is spent on it.
     if form.get(Param::Scope).is_some() {
-        let session = issuer.ledger.session(presented.session).await?.ok_or_else(|| refused("unknown"))?;
+        let session = issuer.ledger.session(presented.session).await?;
+        let session = session.ok_or_else(|| refused(Refresh::Unknown, facts))?;
         requested_scopes(form, &still_allowed(client, &session))?;
     }
 
     let now = issuer.clock.now();
-    let session = match issuer.ledger.rotate(presented, rules(issuer, client), visitor).await? {
-        Rotation::Rotated(session) => {
-            issuer.metrics.refresh("rotated");
-            session
-        }
-        Rotation::Replayed(session) => {
-            issuer.metrics.refresh("replayed");
-            session
-        }
-        Rotation::Reused(_) => {
+    let (outcome, session) = match issuer.ledger.rotate(presented, rules(issuer, client), visitor.clone()).await? {
+        Rotation::Rotated(session) => (Refresh::Rotated, session),
+        Rotation::Replayed(session) => (Refresh::Replayed, session),
+        Rotation::Reused(Revocation { number, .. }) => {
             tracing::warn!(session = %presented.session, client = %client.id, "a used refresh token was presented again");
-            return Err(refused("reused"));
+            return Err(refused(Refresh::Reused, Facts { number: Some(number), ..facts }));
         }
-        Rotation::RolledBack(_) => {
+        Rotation::RolledBack(Revocation { number, .. }) => {
             tracing::warn!(session = %presented.session, client = %client.id, "the store has forgotten a rotation");
-            return Err(refused("rolled_back"));
+            return Err(refused(Refresh::RolledBack, Facts { number: Some(number), ..facts }));
         }
-        Rotation::Revoked(_) => return Err(refused("revoked")),
-        Rotation::LoggedOut => return Err(refused("logged_out")),
-        Rotation::Expired => return Err(refused("expired")),
-        Rotation::Unknown => return Err(refused("unknown")),
+        Rotation::Revoked(Revocation { number, .. }) => {
+            return Err(refused(Refresh::Revoked, Facts { number: Some(number), ..facts }));
+        }
+        Rotation::LoggedOut => return Err(refused(Refresh::LoggedOut, facts)),
+        Rotation::Expired => return Err(refused(Refresh::Expired, facts)),
+        Rotation::Unknown => return Err(refused(Refresh::Unknown, facts)),
     };
+    issuer.metrics.refresh(outcome.name());
+    let facts = Facts { subject: Some(session.subject.as_str()), ..facts };
     // Asked on every refresh: a user who was disabled or removed loses the session, not only the next password.
     let Some(user) = issuer.users.active(&session.subject) else {
         tracing::warn!(session = %session.id, subject = %session.subject, "the session of a user who may not log in any more");
-        issuer.ledger.revoke_session(session.id, Cause::UserGone, "its user is gone or disabled").await?;
+        let by = By { subject: Some(session.subject.clone()), ..Cause::UserGone.into() };
+        let revocation = issuer.ledger.revoke_session(session.id, by, "its user is gone or disabled").await?;
+        tell_refused(issuer, Refresh::UserGone, Facts { number: revocation.map(|it| it.number), ..facts });
         return Err(REFUSED);
     };
+    issuer.audit.tell(Event::Refresh(outcome), facts);
     let scopes = requested_scopes(form, &still_allowed(client, &session))?;
     let grant = Grant {
+        asked: (GrantType::RefreshToken, visitor),
         subject: user.subject.as_str(),
         scopes: &scopes,
         session: Some(session.id),
@@ -76,6 +83,10 @@ pub(in crate::issuer) async fn grant(
         claims: Some(&user.claims),
     };
     Granted::new(issuer, client, &grant, Some(issuer.refresh_tokens.issue(&session)), now)
+}
+
+fn tell_refused(issuer: &Issuer, outcome: Refresh, facts: Facts<'_>) {
+    issuer.audit.tell(Event::Refresh(outcome), Facts { error: Some(REFUSED.code()), ..facts });
 }
 
 /// How this client's tokens turn over.

@@ -26,10 +26,14 @@ use self::{
     file::{KeyFile, Stamp, read_private_key},
 };
 pub(super) use self::{sealed::Seal, vault::Vault};
+use super::By;
 use crate::{
     clock::{Clock, Timestamp},
     store::{self, DataFolder},
-    telemetry::Metrics,
+    telemetry::{
+        Metrics,
+        audit::{Audit, Event, Facts, KeyChange},
+    },
     token::{
         Algorithm,
         keys::{KeyError, KeySet},
@@ -68,6 +72,7 @@ pub(super) struct Ring {
     longest: Duration,
     clock: Clock,
     metrics: Metrics,
+    audit: Audit,
     entries: Mutex<Vec<Entry>>,
     /// Which state of the file has been looked at.
     seen: Mutex<Option<Stamp>>,
@@ -139,13 +144,13 @@ impl Ring {
         algorithm: Algorithm,
         longest_lifetime: Duration,
         clock: Clock,
-        metrics: Metrics,
+        (metrics, audit): (Metrics, Audit),
     ) -> Result<Self, KeyFileError> {
         let longest = longest_lifetime + store::MAX_LEEWAY;
-        let entries = loop {
+        let [before, entries] = loop {
             // Of several that begin at once, one makes the first key.
-            if let Some(entries) = first_look(folder, &vault, &seal, &config, algorithm, longest, clock.now())? {
-                break entries;
+            if let Some(found) = first_look(folder, &vault, &seal, &config, algorithm, longest, clock.now())? {
+                break found;
             }
         };
         let is_right = |entry: &&Entry| entry.state == State::Active && entry.algorithm == algorithm;
@@ -160,6 +165,7 @@ impl Ring {
             algorithm,
             clock,
             metrics,
+            audit,
             active: ArcSwap::new(active.0),
             jwks: ArcSwap::default(),
             live: LiveKeys::new(KeySet::default()),
@@ -168,6 +174,7 @@ impl Ring {
             complaint: Mutex::default(),
         };
         ring.publish(&entries);
+        ring.tell(&before, &entries, Facts { cause: Some("start"), ..Facts::default() });
         *ring.entries() = entries;
         Ok(ring)
     }
@@ -232,7 +239,8 @@ impl Ring {
                 Step::LookAtFile if !self.take_given(&mut changed, now)? => continue,
                 Step::LookAtFile => {}
             }
-            self.commit(&mut entries, changed)?;
+            let cause = if step == Step::LookAtFile { "file" } else { "time" };
+            self.commit(&mut entries, changed, Facts { cause: Some(cause), ..Facts::default() })?;
         }
         Ok(())
     }
@@ -260,7 +268,7 @@ impl Ring {
     ///
     /// # Errors
     /// When one is to follow already, a key cannot be made, or the disk refuses.
-    pub(super) fn rotate(&self, at_once: bool) -> Result<String, KeysError> {
+    pub(super) fn rotate(&self, at_once: bool, by: &By) -> Result<String, KeysError> {
         let mut entries = self.entries();
         if let (Some(path), false) = (&self.config.file, entries.iter().any(|entry| entry.state == State::Next)) {
             return Err(KeysError::InFile(path.clone()));
@@ -277,7 +285,7 @@ impl Ring {
         if at_once {
             self.activate(&mut changed, now);
         }
-        self.commit(&mut entries, changed)?;
+        self.commit(&mut entries, changed, by.facts())?;
         let newest = entries.iter().rev().find(|entry| matches!(entry.state, State::Next | State::Active));
         Ok(newest.map(|entry| entry.line(now, self.config.publish_ahead)).unwrap_or_default())
     }
@@ -286,7 +294,7 @@ impl Ring {
     ///
     /// # Errors
     /// When there is no such key, another one cannot be made, or the disk refuses.
-    pub(super) fn revoke(&self, kid: &str) -> Result<String, KeysError> {
+    pub(super) fn revoke(&self, kid: &str, by: &By) -> Result<String, KeysError> {
         let mut entries = self.entries();
         let (now, mut changed) = (self.clock.now(), entries.clone());
         let Some(entry) = changed.iter_mut().find(|entry| &*entry.kid == kid) else {
@@ -304,7 +312,7 @@ impl Ring {
             }
             self.activate(&mut changed, now);
         }
-        self.commit(&mut entries, changed)?;
+        self.commit(&mut entries, changed, by.facts())?;
         Ok(self.list_of(&entries, now))
     }
 
@@ -372,12 +380,12 @@ impl Ring {
     }
 
     /// On disk first, or in the store; then for everybody.
-    fn commit(&self, entries: &mut Vec<Entry>, changed: Vec<Entry>) -> Result<(), KeysError> {
+    fn commit(&self, entries: &mut Vec<Entry>, changed: Vec<Entry>, why: Facts<'_>) -> Result<(), KeysError> {
         if !self.vault.write(&self.seal.close_all(&changed))? {
             self.reload(entries)?;
             return Err(KeysError::Meanwhile);
         }
-        self.adopt(entries, changed);
+        self.adopt(entries, changed, why);
         Ok(())
     }
 
@@ -385,11 +393,11 @@ impl Ring {
     fn reload(&self, entries: &mut Vec<Entry>) -> Result<(), KeysError> {
         let Some(text) = self.vault.read()? else { return Ok(()) };
         let (changed, _) = self.seal.open_all(text.expose()).map_err(|why| self.vault.error(why))?;
-        self.adopt(entries, changed);
+        self.adopt(entries, changed, Facts { cause: Some("elsewhere"), ..Facts::default() });
         Ok(())
     }
 
-    fn adopt(&self, entries: &mut Vec<Entry>, changed: Vec<Entry>) {
+    fn adopt(&self, entries: &mut Vec<Entry>, changed: Vec<Entry>, why: Facts<'_>) {
         self.publish(&changed);
         for entry in &changed {
             let before = entries.iter().find(|before| before.kid == entry.kid).map(|before| before.state);
@@ -398,7 +406,27 @@ impl Ring {
                 self.metrics.signing_key_changed(entry.state.name());
             }
         }
+        self.tell(entries, &changed, why);
         *entries = changed;
+    }
+
+    fn tell(&self, before: &[Entry], after: &[Entry], why: Facts<'_>) {
+        let tell = |change, entry: &Entry| self.audit.tell(Event::Key(change), Facts { kid: Some(&entry.kid), ..why });
+        for entry in after {
+            let was = before.iter().find(|before| before.kid == entry.kid).map(|before| before.state);
+            if was.is_none() {
+                tell(KeyChange::Made, entry);
+            }
+            match entry.state {
+                state if was == Some(state) => {}
+                State::Next => {}
+                State::Active => tell(KeyChange::Activated, entry),
+                State::Retired => tell(KeyChange::Retired, entry),
+                State::Revoked => tell(KeyChange::Revoked, entry),
+            }
+        }
+        let gone = before.iter().filter(|before| after.iter().all(|entry| entry.kid != before.kid));
+        gone.for_each(|entry| tell(KeyChange::Forgotten, entry));
     }
 
     fn publish(&self, entries: &[Entry]) {
@@ -422,7 +450,8 @@ impl Ring {
     }
 }
 
-/// What lies there when a process starts, with a key that signs; `None` where somebody else has changed it meanwhile.
+/// What lies there when a process starts, and the same with a key that signs; `None` where somebody else has changed it
+/// meanwhile.
 fn first_look(
     folder: &Arc<DataFolder>,
     vault: &Vault,
@@ -431,13 +460,14 @@ fn first_look(
     algorithm: Algorithm,
     longest: Duration,
     now: Timestamp,
-) -> Result<Option<Vec<Entry>>, KeyFileError> {
+) -> Result<Option<[Vec<Entry>; 2]>, KeyFileError> {
     let stored = vault.read()?;
     let (mut entries, mut changed) = match &stored {
         // What was sealed with a master key of before is sealed anew: from then on that one is not needed for it.
         Some(text) => seal.open_all(text.expose()).map_err(|why| vault.error(why))?,
         None => (Vec::new(), false),
     };
+    let before = entries.clone();
     let given = match &config.file {
         Some(path) => {
             let wrong = |what| KeyFileError::of(path, what);
@@ -478,5 +508,5 @@ fn first_look(
         }
         old.remove();
     }
-    Ok(Some(entries))
+    Ok(Some([before, entries]))
 }

@@ -71,9 +71,9 @@ async fn nothing_follows_unless_it_is_told_to() {
     let first = rig.signing().await;
     rig.later(300 * DAY);
     assert_eq!(rig.published().await, [&*first]);
-    let told = rig.issuer.rotate_keys(false).unwrap();
+    let told = rig.issuer.rotate_keys(false, Cause::Command).unwrap();
     assert!(told.contains("next") && told.contains("signs in 24h"), "{told}");
-    let again = rig.issuer.rotate_keys(false).unwrap_err().to_string();
+    let again = rig.issuer.rotate_keys(false, Cause::Command).unwrap_err().to_string();
     assert!(again.contains("published already") && again.contains("--now"), "{again}");
     assert_eq!((rig.published().await.len(), rig.signing().await), (2, first.clone()));
     rig.later(DAY);
@@ -81,7 +81,7 @@ async fn nothing_follows_unless_it_is_told_to() {
     // At once, with one that was to follow and without.
     for _ in 0..2 {
         let before = rig.signing().await;
-        rig.issuer.rotate_keys(true).unwrap();
+        rig.issuer.rotate_keys(true, Cause::Command).unwrap();
         assert_ne!(rig.signing().await, before);
     }
 }
@@ -90,7 +90,7 @@ async fn nothing_follows_unless_it_is_told_to() {
 async fn what_a_revoked_key_has_signed_is_refused_from_then_on() {
     let rig = rotating().await;
     let first = rig.signing().await;
-    rig.issuer.rotate_keys(false).unwrap();
+    rig.issuer.rotate_keys(false, Cause::Command).unwrap();
     let next = rig.published().await.into_iter().find(|kid| *kid != first).unwrap();
     rig.ban("key", &first).await.unwrap();
     assert!(!rig.verifies(&first));
@@ -150,7 +150,7 @@ async fn a_key_of_before_there_were_several_goes_on() {
 #[tokio::test]
 async fn they_lie_sealed_each_for_itself() {
     let rig = rotating().await;
-    rig.issuer.rotate_keys(false).unwrap();
+    rig.issuer.rotate_keys(false, Cause::Command).unwrap();
     let Rig { folder: _folder, hand, config, issuer, .. } = rig;
     drop(issuer);
     let path = config.data.join("signing-keys.json");
@@ -203,7 +203,7 @@ async fn a_key_that_is_put_in_a_file_follows_the_one_before_it() {
     })
     .await;
     assert_eq!(rig.signing().await, first);
-    assert!(rig.issuer.rotate_keys(false).unwrap_err().to_string().contains("put another one there"));
+    assert!(rig.issuer.rotate_keys(false, Cause::Command).unwrap_err().to_string().contains("put another one there"));
     let second = put(Algorithm::Es256);
     rig.later(SECOND);
     assert_eq!((rig.published().await, rig.signing().await), (vec![first.clone(), second.clone()], first.clone()));
