@@ -374,25 +374,17 @@ impl Inner {
     ) -> Result<Rotation, Unavailable> {
         let id = presented.session;
         let Some((mut bytes, mut row)) = self.row(id).await? else { return Ok(Rotation::Unknown) };
+        // An epoch that comes after this has come after the rotation: what goes out began before it, and is refused.
+        if !row.is_revoked() && self.is_logged_out(&row).await? {
+            return Ok(Rotation::LoggedOut);
+        }
         for _ in 0..TRIES {
             let mut next = row.clone();
             let rotation = next.rotate(id, presented.generation, rules, visitor, self.now(), 0);
             let (rotation, swapped) = match rotation {
                 Rotation::Rotated(_) | Rotation::Replayed(_) => {
-                    let new = stamped(&next);
-                    // The epochs are looked at while the row is written: nothing has gone out yet.
-                    let swap = self.swap(id, &bytes, &new, next.expires());
-                    let (swapped, logged_out) = tokio::try_join!(swap, self.is_logged_out(&row))?;
-                    if logged_out {
-                        if let Swapped::Done = swapped {
-                            self.swap(id, &new, &bytes, row.expires()).await?;
-                        }
-                        return Ok(Rotation::LoggedOut);
-                    }
-                    (rotation, swapped)
+                    (rotation, self.swap(id, &bytes, &stamped(&next), next.expires()).await?)
                 }
-                Rotation::Revoked(_) => return Ok(rotation),
-                _ if self.is_logged_out(&row).await? => return Ok(Rotation::LoggedOut),
                 Rotation::Reused(revocation) => {
                     let (revocation, swapped) = self.ended_by(id, &bytes, &row, revocation).await?;
                     (Rotation::Reused(revocation), swapped)
@@ -401,7 +393,9 @@ impl Inner {
                     let (revocation, swapped) = self.ended_by(id, &bytes, &row, revocation).await?;
                     (Rotation::RolledBack(revocation), swapped)
                 }
-                Rotation::LoggedOut | Rotation::Expired | Rotation::Unknown => return Ok(rotation),
+                Rotation::Revoked(_) | Rotation::LoggedOut | Rotation::Expired | Rotation::Unknown => {
+                    return Ok(rotation);
+                }
             };
             match swapped {
                 Swapped::Done => return Ok(rotation),

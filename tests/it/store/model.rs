@@ -158,7 +158,7 @@ fn rules(random: &mut Random) -> RotationRules {
     RotationRules {
         rotate: random.below(8) != 0,
         reuse_interval: [Duration::from_millis(1), 10 * SECOND][random.below(2)],
-        on_rollback: [OnRollback::Relogin, OnRollback::RollForward][random.below(2)],
+        on_rollback: [OnRollback::Relogin, OnRollback::RollForward, OnRollback::RollForward][random.below(3)],
         access_lifetime: [60 * SECOND, 300 * SECOND][random.below(2)],
         idle_lifetime: [DAY, 14 * DAY][random.below(2)],
         ..base
@@ -229,19 +229,22 @@ async fn run(rig: Rig, seed: u64, rounds: usize) {
             3..6 => open(&rig, &stores[round % 2], &mut known, &mut random).await,
             _ => {}
         }
-        let steps = [Duration::ZERO, Duration::ZERO, SECOND, 5 * SECOND, 11 * SECOND, 61 * SECOND, 3600 * SECOND, DAY];
-        rig.pass(Duration::from_millis(1) + steps[random.below(steps.len())]);
+        let (short, long) = ([0, 0, 1000, 2000], [5, 11, 61, 3600, 86_400]);
+        let step = if random.below(4) == 0 { long[random.below(5)] * 1000 } else { short[random.below(4)] };
+        rig.pass(Duration::from_millis(1 + step));
 
         let mut calls: Vec<(usize, Ask, tokio::task::JoinHandle<Told>)> = Vec::new();
         for _ in 0..4.min(known.len()) {
-            let at = random.below(known.len());
+            // Mostly one of the last, so that something happens to it again and again.
+            let of = if random.below(4) == 0 { known.len() } else { known.len().min(4) };
+            let at = known.len() - 1 - random.below(of);
             if calls.iter().any(|(other, ..)| *other == at) {
                 continue;
             }
             for n in 0..=random.below(CROWD) {
                 let generation = known[at].may_be[0].generation;
                 let presented = (generation + 1).saturating_sub(OFTEN[random.below(OFTEN.len())]);
-                let what = if random.below(10) == 0 { Ask::Revoke } else { Ask::Rotate(presented, rules(&mut random)) };
+                let what = if random.below(40) == 0 { Ask::Revoke } else { Ask::Rotate(presented, rules(&mut random)) };
                 let call = tokio::spawn(ask(stores[n % 2].clone(), known[at].id, what));
                 calls.push((at, what, call));
             }
@@ -263,6 +266,7 @@ async fn look(rig: &Rig, store: &Store, known: &mut [Known], subject: usize) {
     let listed = store.list(Whose::Subject(Subject::new(SUBJECTS[subject])), None, 1000).await.unwrap();
     let mut expected = Vec::new();
     for known in known.iter_mut().filter(mine) {
+        let before = known.may_be.clone();
         match listed.iter().find(|record| record.session.id == known.id) {
             None => known.may_be.retain(|model| model.swept),
             Some(record) => {
@@ -280,7 +284,12 @@ async fn look(rig: &Rig, store: &Store, known: &mut [Known], subject: usize) {
                 });
             }
         }
-        assert!(!known.may_be.is_empty(), "{:?} is seen as it cannot be: {listed:#?}", known.id);
+        assert!(
+            !known.may_be.is_empty(),
+            "{:?} is seen at {:?} as it cannot be from {before:#?}: {listed:#?}",
+            known.id,
+            rig.now()
+        );
     }
     expected.sort();
     assert_eq!(named(&listed), expected);
