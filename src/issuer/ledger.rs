@@ -243,9 +243,13 @@ impl Ledger {
     ) -> Result<Option<Revocation>, Unavailable> {
         let (by, reason): (By, Box<str>) = (by.into(), reason.into());
         self.to_the_end(move |inner| async move {
+            // Asked before, since who follows a log that is shared may hear of it before this does.
+            let ended_before = inner.blacklist.contains(id);
             let revocation = inner.store.revoke_session(id, &reason).await?;
-            if let Some(revocation) = &revocation {
-                inner.learn(revocation, &by);
+            match &revocation {
+                Some(revocation) if ended_before => inner.remember(revocation),
+                Some(revocation) => inner.learn(revocation, &by),
+                None => {}
             }
             Ok(revocation)
         })
@@ -317,29 +321,26 @@ impl Inner {
             Revoked::Session(id) => SessionId::parse(id).filter(|_| revocation.issuer.is_none()),
             _ => None,
         };
-        // A session that had ended already is told of again.
-        let new = !session.is_some_and(|id| self.blacklist.contains(id));
         self.remember(revocation);
-        if let Some(after) = self.clock.now().since(revocation.at).filter(|_| new) {
+        // What goes into a log that is shared is heard from it as well, and counted then.
+        if let Some(after) = self.clock.now().since(revocation.at).filter(|_| !self.store.tail().is_shared()) {
             self.metrics.revocation_in_force(after);
         }
-        if new {
-            let issuer = revocation.issuer.as_ref().unwrap_or(&self.url);
-            let (kind, id) = (what.kind(), what.id());
-            let verb = if *lifts { "lifted" } else { "revoked" };
-            tracing::info!(number, %issuer, kind, id, cause, %reason, "{verb}");
-            self.metrics.revocation_made(cause);
-            let facts = Facts {
-                session,
-                number: Some(*number),
-                kind: Some(kind),
-                id,
-                issuer: revocation.issuer.as_ref().map(IssuerUrl::as_str),
-                reason: Some(reason),
-                ..by.facts()
-            };
-            self.audit.tell(if *lifts { Event::Lifted } else { Event::Revoked }, facts);
-        }
+        let issuer = revocation.issuer.as_ref().unwrap_or(&self.url);
+        let (kind, id) = (what.kind(), what.id());
+        let verb = if *lifts { "lifted" } else { "revoked" };
+        tracing::info!(number, %issuer, kind, id, cause, %reason, "{verb}");
+        self.metrics.revocation_made(cause);
+        let facts = Facts {
+            session,
+            number: Some(*number),
+            kind: Some(kind),
+            id,
+            issuer: revocation.issuer.as_ref().map(IssuerUrl::as_str),
+            reason: Some(reason),
+            ..by.facts()
+        };
+        self.audit.tell(if *lifts { Event::Lifted } else { Event::Revoked }, facts);
         self.report_sizes();
     }
 

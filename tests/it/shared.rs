@@ -182,3 +182,20 @@ fn a_sidecar_knows_that_its_gateway_does_not_know() {
     wait_for("it to be refused", || (sidecar.get_with("/", &access).status == 401).then_some(()));
     assert!(!healed(&sidecar), "{}", sidecar.admin("/metrics").text());
 }
+
+#[test]
+fn what_is_revoked_is_said_once_by_the_gate_that_was_asked() {
+    let Some(redis) = Redis::start() else { return };
+    let upstream = Upstream::start();
+    let yaml = shared(&upstream, &at(&redis), "");
+    let (one, two) = (Sidegate::start(&yaml), Sidegate::start(&yaml));
+    let made = |gate: &Sidegate| gate.metric("sidegate_revocations_total{cause=\"revoke_endpoint\"}");
+    for n in 1..=20 {
+        let (access, refresh) = log_in(&two);
+        for gate in [&one, &two] {
+            assert_eq!(gate.post_form("/oauth/revoke", &[APP], &format!("token={refresh}")).status, 200);
+            wait_for("the other to know", || (two.get_with("/", &access).status == 401).then_some(()));
+        }
+        assert_eq!((made(&one), made(&two)), (f64::from(n), 0.0));
+    }
+}
