@@ -5,7 +5,6 @@ mod lock;
 mod log;
 mod redis;
 mod row;
-mod tables;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,10 @@
 //! The embedded store: one file, one writer thread, and one commit for all that waited while the last one ran.
 
+mod codes;
+mod log;
+mod sessions;
+mod tables;
+
 use std::{
     fs::File,
     io::{self, Read as _},
@@ -13,10 +18,10 @@ use std::{
 use redb::{Database, Durability, ReadableDatabase as _};
 use tokio::sync::{mpsc, oneshot};
 
+use self::tables::{CURRENT_FORMAT, FORMAT, Fault, LAST_REVOCATION, LIFE, META, Tables};
 use super::{
     DataFolder, Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Rotation,
     RotationRules, Session, Stats, Swept, Tail, Taken, Unavailable, Visitor, Whose,
-    tables::{CURRENT_FORMAT, FORMAT, Fault, LAST_REVOCATION, LIFE, META, Tables},
 };
 use crate::{
     clock::{Clock, Timestamp},

@@ -1,0 +1,206 @@
+//! The embedded store's tables, and what is done to all of them within one write transaction.
+
+use std::time::Duration;
+
+use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction};
+
+use crate::{
+    clock::Timestamp,
+    store::{Revocation, Stats, Swept, Unavailable},
+    types::{Position, SessionId},
+};
+
+pub(super) type Id = &'static [u8; 16];
+/// Which of the two it is, and the digest.
+type CodeName = &'static [u8; 33];
+/// When it goes, for which session it was taken, and what is kept.
+type Code = (u64, Option<Id>, &'static [u8]);
+/// The kind of an epoch, and its name; empty for everything.
+type Name = (&'static str, &'static str);
+
+const SESSIONS: TableDefinition<'_, Id, &[u8]> = TableDefinition::new("sessions");
+/// When which session may be forgotten.
+const SESSION_EXPIRY: TableDefinition<'_, (u64, Id), ()> = TableDefinition::new("session_expiry");
+/// The sessions of a subject.
+const BY_SUBJECT: TableDefinition<'_, (&str, Id), ()> = TableDefinition::new("sessions_by_subject");
+/// The sessions of a client.
+const BY_CLIENT: TableDefinition<'_, (&str, Id), ()> = TableDefinition::new("sessions_by_client");
+/// Authorization codes, and what has been presented once, by digest: when it goes, for which session it was taken, and what
+/// was kept under it. The first byte of the name says which of the two.
+const CODES: TableDefinition<'_, CodeName, Code> = TableDefinition::new("codes");
+/// When which of them goes.
+const CODE_EXPIRY: TableDefinition<'_, (u64, CodeName), ()> = TableDefinition::new("code_expiry");
+/// The revocation log by sequence number.
+const REVOCATIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revocations");
+/// When which entry of it may be forgotten.
+const REVOCATION_EXPIRY: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("revocation_expiry");
+/// The log's last entry about what is named again and again, by issuer (empty for our own), kind and name: it takes the place
+/// of those before it, so that the log is as long as there are things to be refused.
+const LATEST: TableDefinition<'_, (&str, &str, &str), u64> = TableDefinition::new("latest_revocations");
+/// Our own issuer's epochs, by kind and name: the last one's number in the log, and when it may be forgotten, since the last
+/// session that it ended would have ended by itself.
+const EPOCHS: TableDefinition<'_, Name, (u64, u64)> = TableDefinition::new("epochs");
+/// The same, by that time.
+const EPOCH_EXPIRY: TableDefinition<'_, (u64, Name), ()> = TableDefinition::new("epoch_expiry");
+/// Single numbers: the format, and what follows.
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
+pub(super) const FORMAT: &str = "format";
+/// Which log this is: when it began, in milliseconds, and 16 bits of chance.
+pub(super) const LIFE: &str = "life";
+/// The number of the log's last entry. It must not start again when the log is empty.
+pub(super) const LAST_REVOCATION: &str = "last_revocation";
+/// When the last session of all will have ended, if nothing ends it before.
+pub(super) const LAST_SESSION_ENDS: &str = "last_session_ends";
+/// The longest that access tokens have ever lived, in milliseconds.
+const ACCESS_LIFETIME: &str = "access_lifetime";
+
+/// The format this code writes, and the only one it reads.
+pub(super) const CURRENT_FORMAT: u64 = 4;
+
+/// Why a verb came to nothing.
+pub(super) enum Fault {
+    /// This one row cannot be read; the transaction is sound.
+    Row(Unavailable),
+    /// The transaction cannot be believed any more.
+    Storage(redb::Error),
+}
+
+impl<E: Into<redb::Error>> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+/// All tables, open for one transaction. A verb reads what it needs before it writes, so a [`Fault::Row`] leaves nothing
+/// half done.
+pub(super) struct Tables<'t> {
+    pub(super) sessions: Table<'t, Id, &'static [u8]>,
+    pub(super) session_expiry: Table<'t, (u64, Id), ()>,
+    pub(super) by_subject: Table<'t, (&'static str, Id), ()>,
+    pub(super) by_client: Table<'t, (&'static str, Id), ()>,
+    pub(super) codes: Table<'t, CodeName, Code>,
+    pub(super) code_expiry: Table<'t, (u64, CodeName), ()>,
+    pub(super) revocations: Table<'t, u64, &'static [u8]>,
+    pub(super) revocation_expiry: Table<'t, (u64, u64), ()>,
+    pub(super) latest: Table<'t, (&'static str, &'static str, &'static str), u64>,
+    pub(super) epochs: Table<'t, Name, (u64, u64)>,
+    pub(super) epoch_expiry: Table<'t, (u64, Name), ()>,
+    pub(super) meta: Table<'t, &'static str, u64>,
+    pub(super) now: Timestamp,
+    pub(super) position: Position,
+    pub(super) appended: Vec<Revocation>,
+    pub(super) changed: bool,
+}
+
+impl<'t> Tables<'t> {
+    /// Opens the tables, and makes those that are not there. `position` is where the log stands.
+    pub(super) fn open(
+        transaction: &'t WriteTransaction,
+        now: Timestamp,
+        position: Position,
+    ) -> Result<Self, redb::TableError> {
+        Ok(Self {
+            sessions: transaction.open_table(SESSIONS)?,
+            session_expiry: transaction.open_table(SESSION_EXPIRY)?,
+            by_subject: transaction.open_table(BY_SUBJECT)?,
+            by_client: transaction.open_table(BY_CLIENT)?,
+            codes: transaction.open_table(CODES)?,
+            code_expiry: transaction.open_table(CODE_EXPIRY)?,
+            revocations: transaction.open_table(REVOCATIONS)?,
+            revocation_expiry: transaction.open_table(REVOCATION_EXPIRY)?,
+            latest: transaction.open_table(LATEST)?,
+            epochs: transaction.open_table(EPOCHS)?,
+            epoch_expiry: transaction.open_table(EPOCH_EXPIRY)?,
+            meta: transaction.open_table(META)?,
+            now,
+            position,
+            appended: Vec::new(),
+            changed: false,
+        })
+    }
+
+    /// Marks a new file as ours, and begins its log.
+    pub(super) fn initialise(&mut self) -> Result<(), redb::StorageError> {
+        let [.., one, two] = *uuid::Uuid::now_v7().as_bytes();
+        self.meta.insert(LIFE, self.now.0 << 16 | u64::from(u16::from_be_bytes([one, two])))?;
+        self.meta.insert(FORMAT, CURRENT_FORMAT).map(drop)
+    }
+
+    /// Whether anything has been written, and what has been added to the log.
+    pub(super) fn close(self) -> (bool, Vec<Revocation>) {
+        (self.changed, self.appended)
+    }
+
+    pub(super) fn stats(&self, bytes: u64) -> Result<Stats, Fault> {
+        Ok(Stats {
+            sessions: self.sessions.len()?,
+            revocations: self.revocations.len()?,
+            epochs: self.epochs.len()?,
+            codes: self.codes.len()?,
+            bytes,
+            log: self.position.to_string(),
+        })
+    }
+
+    pub(super) fn longest_access_lifetime(&mut self, now: Duration) -> Result<Duration, Fault> {
+        let longest = self.at_least(ACCESS_LIFETIME, u64::try_from(now.as_millis()).unwrap_or(u64::MAX))?;
+        Ok(Duration::from_millis(longest))
+    }
+
+    pub(super) fn sweep(&mut self, limit: usize) -> Result<Swept, Fault> {
+        let (now, mut swept) = (self.now.0, Swept::default());
+        while swept.sessions < limit {
+            let Some(id) = first_due(&self.session_expiry, now, |key| key.0, |key| *key.1)? else { break };
+            self.session_expiry.remove((id.0, &id.1))?;
+            if let Some(row) = self.readable_row(SessionId(id.1))? {
+                self.by_subject.remove((row.subject(), &id.1))?;
+                self.by_client.remove((row.client(), &id.1))?;
+            }
+            self.sessions.remove(&id.1)?;
+            swept.sessions += 1;
+        }
+        while swept.revocations < limit {
+            let Some((at, number)) = first_due(&self.revocation_expiry, now, |key| key.0, |key| key.1)? else { break };
+            self.revocation_expiry.remove((at, number))?;
+            self.take_out(number)?;
+            swept.revocations += 1;
+        }
+        let mut others = 0;
+        while others < limit {
+            let Some((kind, id)) = self.due_epoch(now)? else { break };
+            self.forget_epoch((&kind, &id))?;
+            others += 1;
+        }
+        while others < limit {
+            let Some((at, name)) = first_due(&self.code_expiry, now, |key| key.0, |key| *key.1)? else { break };
+            self.code_expiry.remove((at, &name))?;
+            self.codes.remove(&name)?;
+            others += 1;
+        }
+        self.changed |= swept != Swept::default() || others > 0;
+        Ok(swept)
+    }
+
+    /// Keeps the greatest number under a name; answers it.
+    pub(super) fn at_least(&mut self, name: &'static str, number: u64) -> Result<u64, Fault> {
+        let before = self.meta.get(name)?.map_or(0, |number| number.value());
+        if number > before {
+            self.changed = true;
+            self.meta.insert(name, number)?;
+        }
+        Ok(before.max(number))
+    }
+}
+
+/// The first key of an expiry index, if its time has come.
+fn first_due<K: redb::Key + 'static, T>(
+    index: &Table<'_, K, ()>,
+    now: u64,
+    at: impl Fn(&K::SelfType<'_>) -> u64,
+    of: impl Fn(&K::SelfType<'_>) -> T,
+) -> Result<Option<(u64, T)>, redb::StorageError> {
+    Ok(index.first()?.and_then(|(key, _)| {
+        let key = key.value();
+        (at(&key) <= now).then(|| (at(&key), of(&key)))
+    }))
+}
