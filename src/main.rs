@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sidegate::cli::{Cli, Command, check, hash_password, keys, revoke, run, sessions};
+use sidegate::cli::{Cli, Command, check, hash_password, keys, revoke, run, sessions, store};
 
 fn main() -> ExitCode {
     match Cli::parse().into_command() {
@@ -17,9 +17,10 @@ fn main() -> ExitCode {
         // Tell it what to refuse from now on; ask it what it refuses.
         Command::Revoke(args) => revoke::main(&args),
         Command::Revocations(args) => revoke::list(&args),
-        // Ask it for the sessions it keeps, and for how much that is.
+        // Ask it for the sessions it keeps.
         Command::Sessions(args) => sessions::main(&args),
-        Command::Store(args) => sessions::store(&args),
+        // Ask it for how much that is, or for a copy; put a copy in its place while it does not run.
+        Command::Store(args) => store::main(&args),
         // Turn a password or a fresh secret into what the configuration keeps of it.
         Command::HashPassword(args) => hash_password::main(&args),
     }

@@ -24,8 +24,10 @@ use crate::telemetry::audit::{Audit, Event, Facts};
 pub const SOCKET: &str = "admin.sock";
 /// How much a line may have, in bytes.
 const MAX_LINE: u64 = 4096;
-/// How long a command may take.
+/// How long it may take to say a command, and as long to take its answer.
 const MOST: Duration = Duration::from_secs(30);
+/// How long it may take to do it. A copy of a large store is what takes longest.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// How many commands are listened to at a time.
 const MAX_COMMANDS: usize = 16;
 
@@ -68,7 +70,7 @@ where
         let (answer, audit) = (answer.clone(), audit.clone());
         tokio::spawn(async move {
             let _place = place;
-            match timeout(MOST, converse(stream, &audit, answer)).await {
+            match timeout(LONGEST, converse(stream, &audit, answer)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "a command broke off"),
                 Err(_) => tracing::warn!("a command took too long"),
@@ -87,7 +89,7 @@ where
     let mut stream = BufReader::new(stream);
     let outcome = if theirs == ours || theirs == 0 {
         let mut line = String::new();
-        (&mut stream).take(MAX_LINE).read_line(&mut line).await?;
+        timeout(MOST, (&mut stream).take(MAX_LINE).read_line(&mut line)).await??;
         answer(line.trim_end().to_owned(), theirs).await
     } else {
         audit.tell(Event::CommandRefused, Facts { uid: Some(theirs), ..Facts::default() });
@@ -97,6 +99,6 @@ where
         Ok(text) => ("ok", text),
         Err(text) => ("error", text),
     };
-    stream.write_all(format!("{word}\n{text}").as_bytes()).await?;
+    timeout(MOST, stream.write_all(format!("{word}\n{text}").as_bytes())).await??;
     stream.shutdown().await
 }

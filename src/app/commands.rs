@@ -1,6 +1,6 @@
 //! What commands of the same user have the process that runs do, over the socket in its data folder.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     admin,
@@ -59,6 +59,12 @@ pub(super) async fn obey(issuer: Arc<Issuer>, line: String, uid: u32) -> admin::
         let id = SessionId::parse(id).ok_or_else(unknown)?;
         let record = issuer.session(id).await.map_err(|error| error.to_string())?.ok_or_else(unknown)?;
         return Ok(session_text(&record, issuer.now()));
+    }
+    if let Some(path) = line.strip_prefix("store backup ") {
+        let path: PathBuf = serde_json::from_str(path).map_err(|_| wrong())?;
+        let file = format!("file         {}", path.display());
+        let copied = issuer.back_up(path).await.map_err(|error| error.to_string())?;
+        return Ok(format!("{copied}\n{file}"));
     }
     if line == "store stats" {
         let stats = issuer.stats().await.map_err(|error| error.to_string())?;

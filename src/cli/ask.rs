@@ -4,7 +4,7 @@ use std::{
     fmt::Display,
     io::{self, Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -20,29 +20,41 @@ const MAX_ANSWER: u64 = 1 << 20;
 /// Has the process that runs with the configuration `config` do what `line` says: 0 when it is done, 1 when it cannot be, 2
 /// when the configuration is wrong.
 pub(super) fn ask(config: &Path, line: impl Display) -> ExitCode {
-    let loaded = match config::load(config) {
-        Ok(loaded) => loaded,
-        Err(errors) => return end(WRONG, listing(&errors)),
+    let data = match data_folder(config) {
+        Ok(data) => data,
+        Err(code) => return code,
     };
-    let Some(issuer) = loaded.config.issuer else {
-        return end(WRONG, format_args!("{}: there is no `issuer:`, which does such things", config.display()));
-    };
-    let path = issuer.data.join(SOCKET);
-    match converse(&path, &line) {
-        Ok(Ok(text)) => {
-            say(text.trim_end());
-            ExitCode::SUCCESS
-        }
-        Ok(Err(text)) => end(FAILED, text.trim_end()),
-        Err(error) => {
-            end(FAILED, format_args!("no Sidegate runs on {} ({}: {error})", issuer.data.display(), path.display()))
-        }
+    tell(&data, line, PATIENCE).unwrap_or_else(|error| end(FAILED, nobody_runs(&data, &error)))
+}
+
+/// Where the issuer of a configuration has its data; the exit code where that cannot be told, which has been said then.
+pub(super) fn data_folder(config: &Path) -> Result<PathBuf, ExitCode> {
+    let loaded = config::load(config).map_err(|errors| end(WRONG, listing(&errors)))?;
+    match loaded.config.issuer {
+        Some(issuer) => Ok(issuer.data),
+        None => Err(end(WRONG, format_args!("{}: there is no `issuer:`, which does such things", config.display()))),
     }
 }
 
-fn converse(path: &Path, line: &impl Display) -> io::Result<Result<String, String>> {
+/// The same of the process that runs on a data folder, which is waited for so long; an error where it cannot be spoken to.
+pub(super) fn tell(data: &Path, line: impl Display, patience: Duration) -> io::Result<ExitCode> {
+    Ok(match converse(&data.join(SOCKET), &line, patience)? {
+        Ok(text) => {
+            say(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(text) => end(FAILED, text.trim_end()),
+    })
+}
+
+/// What to say where it cannot.
+pub(super) fn nobody_runs(data: &Path, error: &io::Error) -> String {
+    format!("no Sidegate runs on {} ({}: {error})", data.display(), data.join(SOCKET).display())
+}
+
+fn converse(path: &Path, line: &impl Display, patience: Duration) -> io::Result<Result<String, String>> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer)?;

@@ -7,6 +7,7 @@ pub mod keys;
 pub mod revoke;
 pub mod run;
 pub mod sessions;
+pub mod store;
 
 use std::{
     fmt::Display,
@@ -46,8 +47,8 @@ pub enum Command {
     Revocations(revoke::ListArgs),
     /// List the sessions of the process that runs, or show one with its history
     Sessions(sessions::Args),
-    /// Say how much the store of the process that runs has
-    Store(sessions::StoreArgs),
+    /// Say how much the store has, copy it, or put a copy in its place
+    Store(store::Args),
     /// Turn a password into the hash that the configuration keeps of it
     HashPassword(hash_password::Args),
 }

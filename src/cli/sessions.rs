@@ -1,4 +1,4 @@
-//! `sidegate sessions` and `sidegate store`: what the process that runs has in its store.
+//! `sidegate sessions`: the sessions of the process that runs.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -39,22 +39,6 @@ enum Command {
     },
 }
 
-/// What to see of the store.
-#[derive(Debug, clap::Args)]
-pub struct StoreArgs {
-    #[command(subcommand)]
-    command: StoreCommand,
-    /// The configuration of the process that runs
-    #[arg(long, global = true, default_value = "config.yaml", value_name = "FILE")]
-    config: PathBuf,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum StoreCommand {
-    /// Say how much there is in it
-    Stats,
-}
-
 /// Shows sessions: 0 when that is done, 1 when it cannot be, 2 when the configuration is wrong.
 pub fn main(args: &Args) -> ExitCode {
     match &args.command {
@@ -65,12 +49,5 @@ pub fn main(args: &Args) -> ExitCode {
             ask(&args.config, format_args!("sessions list {}", serde_json::json!(request)))
         }
         Command::Show { sid } => ask(&args.config, format_args!("sessions show {}", sid.trim())),
-    }
-}
-
-/// Shows the store.
-pub fn store(args: &StoreArgs) -> ExitCode {
-    match args.command {
-        StoreCommand::Stats => ask(&args.config, "store stats"),
     }
 }

@@ -1,13 +1,15 @@
 //! What an operator does by hand: looks at sessions, revokes what is named, and takes that back.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use tokio::task::JoinSet;
 
 use super::{By, Issuer, keys::KeysError, ledger::Cause};
 use crate::{
     clock::Timestamp,
-    store::{Lifted, MAX_LEEWAY, NewRevocation, Record, Revocation, Revoked, Stats, Unavailable, Whose},
+    store::{
+        BackupError, Copied, Lifted, MAX_LEEWAY, NewRevocation, Record, Revocation, Revoked, Stats, Unavailable, Whose,
+    },
     types::{IssuerUrl, SessionId},
 };
 
@@ -143,6 +145,16 @@ impl Issuer {
     /// When the store cannot answer.
     pub async fn stats(&self) -> Result<Stats, Unavailable> {
         self.ledger.stats().await
+    }
+
+    /// Copies the store to a file, which is named from the root on, while it goes on to serve.
+    ///
+    /// # Errors
+    /// When the file is there already, cannot be written, or the store is not a file.
+    pub async fn back_up(&self, path: PathBuf) -> Result<Copied, BackupError> {
+        let copied = self.ledger.store().backup(path.clone()).await?;
+        tracing::info!(path = %path.display(), sessions = copied.sessions, bytes = copied.bytes, "the store is backed up");
+        Ok(copied)
     }
 
     /// Up to `limit` live entries of the log after the one of that number, in their order.

@@ -6,7 +6,11 @@ mod log;
 mod redis;
 mod row;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -16,7 +20,7 @@ use crate::{
     types::{ClientId, Position, Scopes, SessionId, Subject},
 };
 
-pub use embedded::{Embedded, OpenError};
+pub use embedded::{BackupError, Copied, Embedded, OpenError, RestoreError, restore};
 pub use lock::{DataFolder, LockError};
 pub use log::{Lifted, NewRevocation, Revocation, Revoked, Tail};
 pub use redis::{Layout, Login, Redis, RedisConfig, RedisOpenError, Tls, Wait};
@@ -50,6 +54,11 @@ impl Store {
     /// When Redis does not answer in time, refuses, or has a store of another format below the prefix.
     pub async fn open_redis(config: RedisConfig, clock: Clock) -> Result<Self, RedisOpenError> {
         Redis::open(config, clock).await.map(Self::Redis)
+    }
+
+    /// The file of the embedded store in a data folder.
+    pub fn file_in(folder: &Path) -> PathBuf {
+        folder.join(embedded::FILE)
     }
 
     /// Opens a session; its first refresh token is generation 0. Where its subject has more sessions then than it may have,
@@ -155,6 +164,18 @@ impl Store {
         match self {
             Self::Embedded(store) => store.stats().await,
             Self::Redis(store) => store.stats().await,
+        }
+    }
+
+    /// Writes all there is in it now to a file, which is a store of its own, while it goes on to serve. `path` says where from
+    /// the root on.
+    ///
+    /// # Errors
+    /// When the file is there already, cannot be written, or the store is not a file.
+    pub async fn backup(&self, path: PathBuf) -> Result<Copied, BackupError> {
+        match self {
+            Self::Embedded(store) => store.backup(path).await,
+            Self::Redis(_) => Err(BackupError::NotAFile),
         }
     }
 

@@ -270,3 +270,47 @@ fn a_process_without_the_issuer_says_that_it_has_no_sessions() {
     let (status, said) = ask(&gate, "GET", "/admin/sessions", TOKEN, &Value::Null);
     assert_eq!((status, &said["error"]), (409, &json!("no_sessions")));
 }
+
+#[test]
+fn the_store_is_backed_up_while_it_serves_and_while_it_rests_and_restored() {
+    let gate = gate();
+    let (_, refresh) = log_in(&gate);
+    let (code, said, complained) = command(&gate, &["store", "backup", "one"]);
+    assert_eq!(code, Some(0), "{complained}");
+    let file = gate.dir().join("one");
+    let bytes = std::fs::metadata(&file).unwrap().len();
+    assert_eq!(said, format!("sessions     1\nbytes        {bytes}\nfile         {}\n", file.display()));
+    gate.logged_until(|log| log.contains("the store is backed up"));
+    let (code, _, complained) = command(&gate, &["store", "backup", "one"]);
+    assert!(code == Some(1) && complained.contains("is there already; name a file that is not"), "{complained}");
+    let (code, _, complained) = command(&gate, &["store", "restore", "one"]);
+    let pid = format!("is in use by sidegate with pid {}; stop it first", gate.pid());
+    assert!(code == Some(1) && complained.contains(&pid), "{complained}");
+    log_in(&gate);
+
+    // Nobody runs now.
+    let folder = gate.kill();
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sidegate"));
+        let Output { status, stdout, stderr } = command.current_dir(folder.path()).args(arguments).output().unwrap();
+        (status.code(), [stdout, stderr].map(|text| String::from_utf8(text).unwrap()).concat())
+    };
+    let (code, said) = run(&["store", "backup", "two"]);
+    assert!(code == Some(0) && said.starts_with("sessions     2\n"), "{said}");
+    let (code, said) = run(&["store", "restore", "one"]);
+    assert!(code == Some(1) && said.contains("there is a store already; move it away first: mv "), "{said}");
+    let store = folder.path().join("data/store.redb");
+    std::fs::rename(&store, folder.path().join("moved")).unwrap();
+    let (code, said) = run(&["store", "backup", "three"]);
+    assert!(code == Some(1) && said.contains("there is no store in "), "{said}");
+    assert!(!store.exists());
+    let (code, said) = run(&["store", "restore", "one"]);
+    assert!(code == Some(0) && said.starts_with("sessions     1\n"), "{said}");
+
+    let config = std::fs::read_to_string(folder.path().join("config.yaml")).unwrap();
+    let gate = Sidegate::start_in(folder, &config);
+    gate.logged_until(|log| log.contains("the session store is a backup, made "));
+    assert!(command(&gate, &["store", "stats"]).1.starts_with("sessions     1\n"));
+    let form = format!("grant_type=refresh_token&refresh_token={refresh}");
+    assert_eq!(gate.post_form("/oauth/token", &[("Authorization", "Basic YXBwOnNlY3JldA==")], &form).status, 200);
+}

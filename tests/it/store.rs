@@ -4,6 +4,8 @@ mod contract;
 mod model;
 mod shared;
 
+mod backup;
+
 use std::{
     fs,
     net::SocketAddr,

@@ -1,5 +1,6 @@
 //! The embedded store: one file, one writer thread, and one commit for all that waited while the last one ran.
 
+mod backup;
 mod codes;
 mod log;
 mod sessions;
@@ -8,25 +9,30 @@ mod tables;
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use redb::{Database, Durability, ReadableDatabase as _};
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase as _};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::backup::{BackupError, Copied, RestoreError, restore};
 use self::tables::{CURRENT_FORMAT, FORMAT, Fault, LAST_REVOCATION, LIFE, META, Tables};
 use super::{
     DataFolder, Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Rotation,
     RotationRules, Session, Stats, Swept, Tail, Taken, Unavailable, Visitor, Whose,
 };
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, Roughly, Timestamp},
     types::{Position, SessionId},
 };
+
+/// The name of the file in the data folder.
+pub(super) const FILE: &str = "store.redb";
+/// What it is called until it is whole.
+const HALF: &str = "store.redb.new";
 
 /// How many verbs may wait for the writer; further ones wait for a place.
 const QUEUE: usize = 1024;
@@ -70,17 +76,25 @@ pub enum OpenError {
 
 impl Embedded {
     pub(super) fn open(folder: Arc<DataFolder>, clock: Clock) -> Result<Self, OpenError> {
-        let path = folder.path().join("store.redb");
+        let path = folder.path().join(FILE);
         let database = open_or_create(&folder, &path, &clock)?;
         let storage = |cause: redb::Error| OpenError::Storage { path: path.clone(), cause: Box::new(cause) };
+        if let Some(made) = backup::take_up(&database, clock.now()).map_err(storage)? {
+            let age = Roughly(clock.now().since(made).unwrap_or_default());
+            tracing::warn!(
+                made = made.as_secs(),
+                "the session store is a backup, made {age} ago: who logged in since must log in again; what was revoked \
+                 since is forgotten here, and refused by those that follow until it expires"
+            );
+        }
         let tail = Arc::new(Tail::new(position(&database).map_err(storage)?));
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let (told, file) = (tail.clone(), path.clone());
+        let (told, file, time) = (tail.clone(), path.clone(), clock.clone());
         let thread = thread::Builder::new()
             .name("sidegate-store".into())
-            .spawn(move || write(queue, database, &path, &clock, &told, folder))
+            .spawn(move || write(queue, database, &path, &time, &told, folder))
             .expect("a process that cannot start one thread cannot serve either");
-        Ok(Self(Arc::new(Writer { jobs: Some(jobs), thread: Some(thread), tail, path: file })))
+        Ok(Self(Arc::new(Writer { jobs: Some(jobs), thread: Some(thread), tail, path: file, clock })))
     }
 
     pub(super) async fn open_session(&self, new: NewSession) -> Result<Opened, Unavailable> {
@@ -162,6 +176,16 @@ impl Embedded {
         self.run(move |tables| tables.sweep(limit)).await
     }
 
+    /// Copies the store as it is now into a file of its own, on a thread of its own: nothing waits for it.
+    pub(super) async fn backup(&self, path: PathBuf) -> Result<Copied, BackupError> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Told::Read(answer)).await?;
+        let from = answered.await.map_err(|_| Unavailable("it cannot be read".into()))?;
+        let now = self.0.clock.now();
+        let copying = tokio::task::spawn_blocking(move || backup::back_up(&from, &path, now));
+        copying.await.unwrap_or_else(|_| Err(Unavailable("the backup was broken off".into()).into()))
+    }
+
     /// Hands a verb to the writer, and answers when the transaction it went into is on disk.
     async fn run<T: Send + 'static>(
         &self,
@@ -177,10 +201,22 @@ impl Embedded {
             // Whoever asked may have gone; the verb counts all the same.
             Ok(Box::new(move |committed| drop(answer.send(committed.and(result)))))
         });
-        let gone = || Unavailable("its writer has stopped".into());
-        self.0.jobs.as_ref().ok_or_else(gone)?.send(job).await.map_err(|_| gone())?;
+        self.tell(Told::Verb(job)).await?;
         answered.await.unwrap_or_else(|_| Err(Unavailable("the transaction failed".into())))
     }
+
+    async fn tell(&self, told: Told) -> Result<(), Unavailable> {
+        let gone = || Unavailable("its writer has stopped".into());
+        self.0.jobs.as_ref().ok_or_else(gone)?.send(told).await.map_err(|_| gone())
+    }
+}
+
+/// What the writer is told.
+enum Told {
+    /// To carry out a verb.
+    Verb(Job),
+    /// To say what is in the store: all that was acknowledged before.
+    Read(oneshot::Sender<ReadTransaction>),
 }
 
 /// A verb on its way to the writer. It gives back how to answer, once it is known whether the commit held.
@@ -189,10 +225,11 @@ type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
 
 #[derive(Debug)]
 struct Writer {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<Told>>,
     thread: Option<JoinHandle<()>>,
     tail: Arc<Tail>,
     path: PathBuf,
+    clock: Clock,
 }
 
 impl Drop for Writer {
@@ -207,7 +244,7 @@ impl Drop for Writer {
 
 /// The writer's life. `_folder` is held to the end of it, past the database.
 fn write(
-    mut queue: mpsc::Receiver<Job>,
+    mut queue: mpsc::Receiver<Told>,
     database: Database,
     path: &Path,
     clock: &Clock,
@@ -216,10 +253,13 @@ fn write(
 ) {
     let mut open = Some(database);
     while let Some(first) = queue.blocking_recv() {
-        let mut jobs = Vec::from([first]);
-        while jobs.len() < BATCH {
-            let Ok(next) = queue.try_recv() else { break };
-            jobs.push(next);
+        let (mut jobs, mut readers, mut next) = (Vec::new(), Vec::new(), Some(first));
+        while let Some(told) = next {
+            match told {
+                Told::Verb(job) => jobs.push(job),
+                Told::Read(reader) => readers.push(reader),
+            }
+            next = if jobs.len() < BATCH { queue.try_recv().ok() } else { None };
         }
         // redb refuses everything after its first failed write, by design. A disk that was full may have room again, so
         // the file is opened anew, which brings back the last commit that held.
@@ -231,7 +271,16 @@ fn write(
             }
         };
         match commit(&database, jobs, clock.now(), tail) {
-            Ok(()) => open = Some(database),
+            Ok(()) => {
+                for reader in readers {
+                    match database.begin_read() {
+                        // Whoever asked may have gone.
+                        Ok(transaction) => drop(reader.send(transaction)),
+                        Err(error) => tracing::error!(%error, "the session store cannot be read"),
+                    }
+                }
+                open = Some(database);
+            }
             Err(error) => tracing::error!(%error, "the session store could not commit"),
         }
     }
@@ -283,9 +332,9 @@ fn open_or_create(folder: &DataFolder, path: &Path, clock: &Clock) -> Result<Dat
 
 /// Makes the file under another name first: what has the store's name is whole, whenever the process ends.
 fn create(folder: &DataFolder, path: &Path, now: Timestamp) -> Result<(), redb::Error> {
-    let half = path.with_extension("redb.new");
+    let half = folder.path().join(HALF);
     folder.discard(&half)?;
-    drop(File::options().write(true).create_new(true).mode(0o600).open(&half)?);
+    drop(backup::create(&half)?);
     let database = builder().create(&half)?;
     let transaction = database.begin_write()?;
     Tables::open(&transaction, now, Position::default())?.initialise()?;

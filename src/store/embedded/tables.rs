@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction};
+use redb::{
+    Key, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, TableError, Value,
+    WriteTransaction,
+};
 
 use crate::{
     clock::Timestamp,
@@ -18,7 +21,7 @@ type Code = (u64, Option<Id>, &'static [u8]);
 /// The kind of an epoch, and its name; empty for everything.
 type Name = (&'static str, &'static str);
 
-const SESSIONS: TableDefinition<'_, Id, &[u8]> = TableDefinition::new("sessions");
+pub(super) const SESSIONS: TableDefinition<'_, Id, &[u8]> = TableDefinition::new("sessions");
 /// When which session may be forgotten.
 const SESSION_EXPIRY: TableDefinition<'_, (u64, Id), ()> = TableDefinition::new("session_expiry");
 /// The sessions of a subject.
@@ -53,6 +56,9 @@ pub(super) const LAST_REVOCATION: &str = "last_revocation";
 pub(super) const LAST_SESSION_ENDS: &str = "last_session_ends";
 /// The longest that access tokens have ever lived, in milliseconds.
 const ACCESS_LIFETIME: &str = "access_lifetime";
+
+/// When this file was written, in milliseconds, where it is a backup that has not been opened since.
+pub(super) const BACKUP: &str = "backup";
 
 /// The format this code writes, and the only one it reads.
 pub(super) const CURRENT_FORMAT: u64 = 4;
@@ -190,6 +196,43 @@ impl<'t> Tables<'t> {
         }
         Ok(before.max(number))
     }
+}
+
+/// Copies all tables; answers how many sessions there are.
+pub(super) fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Result<u64, redb::Error> {
+    copy_table(from, to, SESSION_EXPIRY)?;
+    copy_table(from, to, BY_SUBJECT)?;
+    copy_table(from, to, BY_CLIENT)?;
+    copy_table(from, to, CODES)?;
+    copy_table(from, to, CODE_EXPIRY)?;
+    copy_table(from, to, REVOCATIONS)?;
+    copy_table(from, to, REVOCATION_EXPIRY)?;
+    copy_table(from, to, LATEST)?;
+    copy_table(from, to, EPOCHS)?;
+    copy_table(from, to, EPOCH_EXPIRY)?;
+    copy_table(from, to, META)?;
+    copy_table(from, to, SESSIONS)
+}
+
+/// Copies one; answers how many rows it has.
+fn copy_table<K: Key + 'static, V: Value + 'static>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    definition: TableDefinition<'_, K, V>,
+) -> Result<u64, redb::Error> {
+    let mut copy = to.open_table(definition)?;
+    let from = match from.open_table(definition) {
+        // It has come into use since the store was made, and has not been written to.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(0),
+        table => table?,
+    };
+    let mut rows = 0;
+    for row in from.iter()? {
+        let (key, value) = row?;
+        copy.insert(key.value(), value.value())?;
+        rows += 1;
+    }
+    Ok(rows)
 }
 
 /// The first key of an expiry index, if its time has come.

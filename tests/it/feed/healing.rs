@@ -158,6 +158,60 @@ fn a_gateway_that_comes_back_goes_on_and_one_that_lost_its_store_lifts_nothing()
 }
 
 #[test]
+fn a_gateway_whose_store_comes_from_a_backup_goes_on_and_reaches_what_it_has_forgotten() {
+    let gateway = gateway();
+    let way = Way::to(gateway.address());
+    let sidecar = sidecar(&gateway, way.address);
+    revoke(&gateway, "token", Some("before"));
+    let command = |dir: &std::path::Path, arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sidegate"));
+        let output = command.current_dir(dir).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    command(gateway.dir(), &["store", "backup", "copy"]);
+    // What happens now is lost to the gateway; the sidecar has heard of it.
+    let forgotten = client_token(&gateway);
+    revoke(&gateway, "token", Some(&claim(&forgotten, "jti")));
+    let session = log_in(&gateway);
+    await_status(&sidecar, &forgotten, 401);
+    assert_eq!(status(&sidecar, "/", &session), 200);
+
+    let dir = gateway.kill();
+    let store = dir.path().join("data/store.redb");
+    std::fs::rename(&store, store.with_extension("before")).unwrap();
+    command(dir.path(), &["store", "restore", "copy"]);
+    way.cut(true);
+    let gateway = gateway_in(dir);
+    assert!(gateway.logged_until(|log| log.contains("is a backup")).contains("must log in again"));
+    way.set(|state| (state.to, state.asked) = (gateway.address(), Vec::new()));
+    way.cut(false);
+
+    // It goes on where it was, and keeps what it knows.
+    let number = revoke(&gateway, "token", Some("after"));
+    assert!(number > 1 << 32, "{number}");
+    let entry = format!("{number} \"token\" \"after\"");
+    wait_for("the entry", || table(&sidecar).iter().any(|it| it.starts_with(&entry)).then_some(()));
+    let asked = way.set(|state| state.asked.concat());
+    assert!(asked.contains("after="), "it asked for what follows the entry that it had heard last: {asked}");
+    for cause in ["new_life", "rolled_back", "gap", "damaged"] {
+        assert_eq!(healed(&sidecar, cause), 0.0, "{cause}");
+    }
+    assert_eq!((status(&gateway, "/", &forgotten), status(&sidecar, "/", &forgotten)), (200, 401));
+
+    // A log-out reaches the session that the gateway has never heard of.
+    assert_eq!((status(&gateway, "/", &session), status(&sidecar, "/", &session)), (200, 200));
+    revoke(&gateway, "subject", Some("alice"));
+    assert_eq!(status(&gateway, "/", &session), 401);
+    await_status(&sidecar, &session, 401);
+    let fresh = log_in(&gateway);
+    assert_eq!((status(&gateway, "/", &fresh), status(&sidecar, "/", &fresh)), (200, 200));
+    // Whoever comes anew hears the same.
+    let newcomer = self::sidecar(&gateway, gateway.address());
+    same_tables(&gateway, &newcomer);
+    assert_eq!((status(&newcomer, "/", &session), status(&newcomer, "/", &fresh)), (401, 200));
+}
+
+#[test]
 fn of_several_gateways_another_is_asked_when_one_is_away() {
     let gateway = gateway();
     let (one, other) = (Way::to(gateway.address()), Way::to(gateway.address()));
