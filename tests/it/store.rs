@@ -5,8 +5,10 @@ mod model;
 mod shared;
 
 mod backup;
+mod size;
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
@@ -222,6 +224,20 @@ fn confidential() -> RotationRules {
     RotationRules { retry_window: None, ..public() }
 }
 
+/// What so many at once come to.
+async fn at_once<T, F>(many: usize, make: impl Fn(usize) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let tasks: Vec<_> = (0..many).map(|n| tokio::spawn(make(n))).collect();
+    let mut all = Vec::new();
+    for task in tasks {
+        all.push(task.await.unwrap());
+    }
+    all
+}
+
 #[track_caller]
 fn assert_rotated(rotation: &Rotation, to: u32) {
     assert!(matches!(rotation, Rotation::Rotated(Session { generation, .. }) if *generation == to), "{rotation:?}");
@@ -322,7 +338,13 @@ async fn what_a_crash_left_half_made_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("store.redb.new"), [0; 4096]).unwrap();
     let store = open(folder.path(), Clock::System);
-    store.open(new_session()).await.unwrap();
+    let id = store.open(new_session()).await.unwrap().session.id;
+    drop(store);
+    // The same beside a whole one, which was to be written anew.
+    let half = folder.path().join("store.redb.new");
+    fs::write(&half, [0; 4096]).unwrap();
+    let store = open(folder.path(), Clock::System);
+    assert!(store.session(id).await.unwrap().is_some() && !half.exists());
 }
 
 #[tokio::test]
@@ -386,6 +408,12 @@ async fn on_a_full_disk() {
         }
     }
     assert_eq!(refused.unwrap(), "the session store is not available: the transaction failed");
+    // There is room for less than a backup; nothing is left of one.
+    let (outer, least) = (tempfile::tempdir().unwrap(), size / 4);
+    limit(Some(least));
+    let error = rig.store.backup(outer.path().join("backup")).await.unwrap_err().to_string();
+    assert!(error.contains("backup cannot be written: "), "{error}");
+    assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 0);
     // What was acknowledged can be read while the disk is full, and goes on when there is room.
     assert!(rig.store.session(opened[0]).await.unwrap().is_some());
     limit(None);

@@ -4,16 +4,16 @@ use std::{
     fmt,
     fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use redb::{Database, ReadTransaction, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
+use redb::{Database, ReadTransaction, ReadableDatabase as _, ReadableTable as _};
 
 use super::{
-    FILE, HALF, begins_like_redb, builder, format_of, reopen,
-    tables::{BACKUP, CURRENT_FORMAT, LAST_REVOCATION, META, SESSIONS, copy},
+    copy::{sessions_of, write_copy},
+    file::{FILE, HALF, begins_like_redb, create_file, format_of, reopen},
+    tables::{BACKUP, CURRENT_FORMAT, LAST_REVOCATION, META},
 };
 use crate::{
     clock::Timestamp,
@@ -113,7 +113,7 @@ pub(super) fn back_up(from: &ReadTransaction, path: &Path, now: Timestamp) -> Re
         }
     }
     // Whoever begins at the same time is refused here, and loses nothing by it.
-    drop(create(&half).map_err(|error| storage(error.into()))?);
+    drop(create_file(&half).map_err(|error| storage(error.into()))?);
     let copied = write_copy(from, &half, Some(now)).and_then(|copied| {
         fs::rename(&half, path)?;
         // A path without a folder in it is one in this folder.
@@ -125,25 +125,6 @@ pub(super) fn back_up(from: &ReadTransaction, path: &Path, now: Timestamp) -> Re
         let _ = fs::remove_file(&half);
         storage(cause)
     })
-}
-
-/// Writes what `from` sees into the empty file `path`, and brings it to disk. With `backup` it is marked as one of then.
-pub(super) fn write_copy(
-    from: &ReadTransaction,
-    path: &Path,
-    backup: Option<Timestamp>,
-) -> Result<Copied, redb::Error> {
-    let database = builder().create(path)?;
-    let transaction = database.begin_write()?;
-    let sessions = copy(from, &transaction)?;
-    if let Some(at) = backup {
-        transaction.open_table(META)?.insert(BACKUP, at.0)?;
-    }
-    transaction.commit()?;
-    database.close()?;
-    let file = File::open(path)?;
-    file.sync_all()?;
-    Ok(Copied { sessions, bytes: file.metadata()?.len() })
 }
 
 /// Puts a backup in place of a store that is not in `folder` any more, and answers what is in it. It is a backup to the
@@ -184,7 +165,7 @@ pub fn restore(folder: &DataFolder, backup: &Path) -> Result<Copied, RestoreErro
 /// Copies a file as it is; answers when it was written.
 fn copy_file(from: &Path, to: &Path) -> io::Result<Timestamp> {
     let mut from = File::open(from)?;
-    let mut to = create(to)?;
+    let mut to = create_file(to)?;
     io::copy(&mut from, &mut to)?;
     to.sync_all()?;
     let written = from.metadata()?.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -227,9 +208,8 @@ fn mark(database: &Database, written: Timestamp) -> Result<u64, redb::Error> {
             meta.insert(BACKUP, written.0)?;
         }
     }
-    let sessions = transaction.open_table(SESSIONS)?.len()?;
     transaction.commit()?;
-    Ok(sessions)
+    sessions_of(database)
 }
 
 /// Has the log of a backup go on further than it can have got since the backup was made, and takes the mark off, both or
@@ -248,9 +228,4 @@ pub(super) fn take_up(database: &Database, now: Timestamp) -> Result<Option<Time
     }
     transaction.commit()?;
     Ok(Some(made))
-}
-
-/// Makes a file that is nobody else's.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    File::options().write(true).create_new(true).mode(0o600).open(path)
 }

@@ -1,25 +1,33 @@
-//! The embedded store: one file, one writer thread, and one commit for all that waited while the last one ran.
+//! The embedded store: one file in one writer's hands.
 
 mod backup;
 mod codes;
+mod copy;
+mod file;
 mod log;
+mod noted;
+mod renewal;
 mod sessions;
 mod tables;
+mod writer;
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase as _};
+use redb::{Database, ReadableDatabase as _};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::backup::{BackupError, Copied, RestoreError, restore};
-use self::tables::{CURRENT_FORMAT, FORMAT, Fault, LAST_REVOCATION, LIFE, META, Tables};
+pub(super) use self::file::FILE;
+use self::{
+    file::open_or_create,
+    tables::{CURRENT_FORMAT, Fault, LAST_REVOCATION, LIFE, META, Tables},
+    writer::{Job, Told, Writer},
+};
 use super::{
     DataFolder, Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Rotation,
     RotationRules, Session, Stats, Swept, Tail, Taken, Unavailable, Visitor, Whose,
@@ -29,26 +37,12 @@ use crate::{
     types::{Position, SessionId},
 };
 
-/// The name of the file in the data folder.
-pub(super) const FILE: &str = "store.redb";
-/// What it is called until it is whole.
-const HALF: &str = "store.redb.new";
-
 /// How many verbs may wait for the writer; further ones wait for a place.
 const QUEUE: usize = 1024;
 
-/// The most verbs in one commit, so that the first of them does not wait for an endless stream of others.
-const BATCH: usize = 256;
-
-/// What redb may keep in memory. The working set of a store is the sessions that refresh just now, not all of them.
-const CACHE_BYTES: usize = 4 << 20;
-
-/// How a redb file begins.
-const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
-
 /// The store in a file of its own. Cheap to clone; the file is closed, and its folder given back, with the last handle.
 #[derive(Clone, Debug)]
-pub struct Embedded(Arc<Writer>);
+pub struct Embedded(Arc<Inner>);
 
 /// Why a store could not be opened. The file is left as it was.
 #[derive(Debug, thiserror::Error)]
@@ -89,12 +83,13 @@ impl Embedded {
         }
         let tail = Arc::new(Tail::new(position(&database).map_err(storage)?));
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let (told, file, time) = (tail.clone(), path.clone(), clock.clone());
+        let itself = jobs.downgrade();
+        let writer = Writer { path: path.clone(), clock: clock.clone(), tail: tail.clone(), folder, itself };
         let thread = thread::Builder::new()
             .name("sidegate-store".into())
-            .spawn(move || write(queue, database, &path, &time, &told, folder))
+            .spawn(move || writer.run(queue, database))
             .expect("a process that cannot start one thread cannot serve either");
-        Ok(Self(Arc::new(Writer { jobs: Some(jobs), thread: Some(thread), tail, path: file, clock })))
+        Ok(Self(Arc::new(Inner { jobs: Some(jobs), thread: Some(thread), tail, path, clock })))
     }
 
     pub(super) async fn open_session(&self, new: NewSession) -> Result<Opened, Unavailable> {
@@ -180,9 +175,13 @@ impl Embedded {
     pub(super) async fn backup(&self, path: PathBuf) -> Result<Copied, BackupError> {
         let (answer, answered) = oneshot::channel();
         self.tell(Told::Read(answer)).await?;
-        let from = answered.await.map_err(|_| Unavailable("it cannot be read".into()))?;
+        let reading = answered.await.map_err(|_| Unavailable("it cannot be read".into()))?;
         let now = self.0.clock.now();
-        let copying = tokio::task::spawn_blocking(move || backup::back_up(&from, &path, now));
+        let copying = tokio::task::spawn_blocking(move || {
+            // All of it goes along, so that the file stays where it is though nobody waits any more.
+            let reading = reading;
+            backup::back_up(&reading.from, &path, now)
+        });
         copying.await.unwrap_or_else(|_| Err(Unavailable("the backup was broken off".into()).into()))
     }
 
@@ -211,20 +210,8 @@ impl Embedded {
     }
 }
 
-/// What the writer is told.
-enum Told {
-    /// To carry out a verb.
-    Verb(Job),
-    /// To say what is in the store: all that was acknowledged before.
-    Read(oneshot::Sender<ReadTransaction>),
-}
-
-/// A verb on its way to the writer. It gives back how to answer, once it is known whether the commit held.
-type Job = Box<dyn FnOnce(&mut Tables<'_>) -> Result<Answer, redb::Error> + Send>;
-type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
-
 #[derive(Debug)]
-struct Writer {
+struct Inner {
     jobs: Option<mpsc::Sender<Told>>,
     thread: Option<JoinHandle<()>>,
     tail: Arc<Tail>,
@@ -232,7 +219,7 @@ struct Writer {
     clock: Clock,
 }
 
-impl Drop for Writer {
+impl Drop for Inner {
     /// Waits for what is queued to be on disk, so that a folder that was given back is at rest.
     fn drop(&mut self) {
         self.jobs = None;
@@ -242,129 +229,9 @@ impl Drop for Writer {
     }
 }
 
-/// The writer's life. `_folder` is held to the end of it, past the database.
-fn write(
-    mut queue: mpsc::Receiver<Told>,
-    database: Database,
-    path: &Path,
-    clock: &Clock,
-    tail: &Tail,
-    _folder: Arc<DataFolder>,
-) {
-    let mut open = Some(database);
-    while let Some(first) = queue.blocking_recv() {
-        let (mut jobs, mut readers, mut next) = (Vec::new(), Vec::new(), Some(first));
-        while let Some(told) = next {
-            match told {
-                Told::Verb(job) => jobs.push(job),
-                Told::Read(reader) => readers.push(reader),
-            }
-            next = if jobs.len() < BATCH { queue.try_recv().ok() } else { None };
-        }
-        // redb refuses everything after its first failed write, by design. A disk that was full may have room again, so
-        // the file is opened anew, which brings back the last commit that held.
-        let database = match open.take().map_or_else(|| Ok(reopen(path)?), Ok::<_, redb::Error>) {
-            Ok(database) => database,
-            Err(error) => {
-                tracing::error!(%error, "the session store cannot be opened again");
-                continue; // The jobs are dropped, and with them the answers: unavailable to all.
-            }
-        };
-        match commit(&database, jobs, clock.now(), tail) {
-            Ok(()) => {
-                for reader in readers {
-                    match database.begin_read() {
-                        // Whoever asked may have gone.
-                        Ok(transaction) => drop(reader.send(transaction)),
-                        Err(error) => tracing::error!(%error, "the session store cannot be read"),
-                    }
-                }
-                open = Some(database);
-            }
-            Err(error) => tracing::error!(%error, "the session store could not commit"),
-        }
-    }
-}
-
-/// Carries out `jobs` in one durable transaction. On an error all of them are dropped unanswered.
-fn commit(database: &Database, jobs: Vec<Job>, now: Timestamp, tail: &Tail) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    let mut tables = Tables::open(&transaction, now, tail.position())?;
-    let answers = jobs.into_iter().map(|job| job(&mut tables)).collect::<Result<Vec<_>, _>>()?;
-    let (changed, appended) = tables.close();
-    // Look-ups alone need no disk.
-    if changed {
-        transaction.commit()?
-    } else {
-        transaction.abort()?
-    }
-    // Who follows the log learns of it before who asked does.
-    tail.extend(appended);
-    answers.into_iter().for_each(|answer| answer(Ok(())));
-    Ok(())
-}
-
 /// Where the log stands.
 fn position(database: &Database) -> Result<Position, redb::Error> {
     let meta = database.begin_read()?.open_table(META)?;
     let number = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |number| number.value()));
     Ok(Position { life: number(LIFE)?, number: number(LAST_REVOCATION)? })
-}
-
-fn open_or_create(folder: &DataFolder, path: &Path, clock: &Clock) -> Result<Database, OpenError> {
-    let storage = |cause: redb::Error| OpenError::Storage { path: path.into(), cause: Box::new(cause) };
-    match begins_like_redb(path) {
-        Ok(true) => {}
-        Ok(false) => return Err(OpenError::Foreign(path.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(folder, path, clock.now()).map_err(storage)?;
-        }
-        Err(error) => return Err(storage(error.into())),
-    }
-    let database = reopen(path).map_err(|error| storage(error.into()))?;
-    match format_of(&database).map_err(storage)? {
-        Some(CURRENT_FORMAT) => Ok(database),
-        Some(found) => Err(OpenError::OtherFormat { path: path.into(), found }),
-        None => Err(OpenError::Foreign(path.into())),
-    }
-}
-
-/// Makes the file under another name first: what has the store's name is whole, whenever the process ends.
-fn create(folder: &DataFolder, path: &Path, now: Timestamp) -> Result<(), redb::Error> {
-    let half = folder.path().join(HALF);
-    folder.discard(&half)?;
-    drop(backup::create(&half)?);
-    let database = builder().create(&half)?;
-    let transaction = database.begin_write()?;
-    Tables::open(&transaction, now, Position::default())?.initialise()?;
-    transaction.commit()?;
-    drop(database);
-    std::fs::rename(&half, path)?;
-    Ok(folder.sync()?)
-}
-
-fn reopen(path: &Path) -> Result<Database, redb::DatabaseError> {
-    builder().open(path)
-}
-
-fn builder() -> redb::Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
-}
-
-fn begins_like_redb(path: &Path) -> io::Result<bool> {
-    let mut magic = Vec::with_capacity(MAGIC.len());
-    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut magic)?;
-    Ok(magic == MAGIC)
-}
-
-/// The format of a store; `None` when the database is somebody else's.
-fn format_of(database: &Database) -> Result<Option<u64>, redb::Error> {
-    match database.begin_read()?.open_table(META) {
-        Ok(meta) => Ok(meta.get(FORMAT)?.map(|format| format.value())),
-        Err(redb::TableError::Storage(error)) => Err(error.into()),
-        Err(_) => Ok(None),
-    }
 }

@@ -1,12 +1,10 @@
 //! The embedded store's tables, and what is done to all of them within one write transaction.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
-use redb::{
-    Key, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, TableError, Value,
-    WriteTransaction,
-};
+use redb::{Key, ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, Value, WriteTransaction};
 
+use super::noted::{Changes, Noted};
 use crate::{
     clock::Timestamp,
     store::{Revocation, Stats, Swept, Unavailable},
@@ -80,48 +78,62 @@ impl<E: Into<redb::Error>> From<E> for Fault {
 /// All tables, open for one transaction. A verb reads what it needs before it writes, so a [`Fault::Row`] leaves nothing
 /// half done.
 pub(super) struct Tables<'t> {
-    pub(super) sessions: Table<'t, Id, &'static [u8]>,
-    pub(super) session_expiry: Table<'t, (u64, Id), ()>,
-    pub(super) by_subject: Table<'t, (&'static str, Id), ()>,
-    pub(super) by_client: Table<'t, (&'static str, Id), ()>,
-    pub(super) codes: Table<'t, CodeName, Code>,
-    pub(super) code_expiry: Table<'t, (u64, CodeName), ()>,
-    pub(super) revocations: Table<'t, u64, &'static [u8]>,
-    pub(super) revocation_expiry: Table<'t, (u64, u64), ()>,
-    pub(super) latest: Table<'t, (&'static str, &'static str, &'static str), u64>,
-    pub(super) epochs: Table<'t, Name, (u64, u64)>,
-    pub(super) epoch_expiry: Table<'t, (u64, Name), ()>,
-    pub(super) meta: Table<'t, &'static str, u64>,
+    pub(super) sessions: Noted<'t, Id, &'static [u8]>,
+    pub(super) session_expiry: Noted<'t, (u64, Id), ()>,
+    pub(super) by_subject: Noted<'t, (&'static str, Id), ()>,
+    pub(super) by_client: Noted<'t, (&'static str, Id), ()>,
+    pub(super) codes: Noted<'t, CodeName, Code>,
+    pub(super) code_expiry: Noted<'t, (u64, CodeName), ()>,
+    pub(super) revocations: Noted<'t, u64, &'static [u8]>,
+    pub(super) revocation_expiry: Noted<'t, (u64, u64), ()>,
+    pub(super) latest: Noted<'t, (&'static str, &'static str, &'static str), u64>,
+    pub(super) epochs: Noted<'t, Name, (u64, u64)>,
+    pub(super) epoch_expiry: Noted<'t, (u64, Name), ()>,
+    pub(super) meta: Noted<'t, &'static str, u64>,
     pub(super) now: Timestamp,
     pub(super) position: Position,
     pub(super) appended: Vec<Revocation>,
     pub(super) changed: bool,
+    /// Whether a sweep has found no more to forget.
+    swept: bool,
+}
+
+/// What verbs have come to, all of a transaction.
+pub(super) struct Closed {
+    /// Whether anything has been written.
+    pub(super) changed: bool,
+    /// What has been added to the log.
+    pub(super) appended: Vec<Revocation>,
+    /// How many rows are left, where a sweep has found no more to forget.
+    pub(super) swept: Option<u64>,
 }
 
 impl<'t> Tables<'t> {
-    /// Opens the tables, and makes those that are not there. `position` is where the log stands.
+    /// Opens the tables, and makes those that are not there. `position` is where the log stands; `changes` take what is written.
     pub(super) fn open(
         transaction: &'t WriteTransaction,
         now: Timestamp,
         position: Position,
+        changes: &'t RefCell<Changes>,
     ) -> Result<Self, redb::TableError> {
         Ok(Self {
-            sessions: transaction.open_table(SESSIONS)?,
-            session_expiry: transaction.open_table(SESSION_EXPIRY)?,
-            by_subject: transaction.open_table(BY_SUBJECT)?,
-            by_client: transaction.open_table(BY_CLIENT)?,
-            codes: transaction.open_table(CODES)?,
-            code_expiry: transaction.open_table(CODE_EXPIRY)?,
-            revocations: transaction.open_table(REVOCATIONS)?,
-            revocation_expiry: transaction.open_table(REVOCATION_EXPIRY)?,
-            latest: transaction.open_table(LATEST)?,
-            epochs: transaction.open_table(EPOCHS)?,
-            epoch_expiry: transaction.open_table(EPOCH_EXPIRY)?,
-            meta: transaction.open_table(META)?,
+            sessions: Noted::open(transaction, SESSIONS, changes)?,
+            session_expiry: Noted::open(transaction, SESSION_EXPIRY, changes)?,
+            by_subject: Noted::open(transaction, BY_SUBJECT, changes)?,
+            by_client: Noted::open(transaction, BY_CLIENT, changes)?,
+            codes: Noted::open(transaction, CODES, changes)?,
+            code_expiry: Noted::open(transaction, CODE_EXPIRY, changes)?,
+            revocations: Noted::open(transaction, REVOCATIONS, changes)?,
+            revocation_expiry: Noted::open(transaction, REVOCATION_EXPIRY, changes)?,
+            latest: Noted::open(transaction, LATEST, changes)?,
+            epochs: Noted::open(transaction, EPOCHS, changes)?,
+            epoch_expiry: Noted::open(transaction, EPOCH_EXPIRY, changes)?,
+            meta: Noted::open(transaction, META, changes)?,
             now,
             position,
             appended: Vec::new(),
             changed: false,
+            swept: false,
         })
     }
 
@@ -132,9 +144,12 @@ impl<'t> Tables<'t> {
         self.meta.insert(FORMAT, CURRENT_FORMAT).map(drop)
     }
 
-    /// Whether anything has been written, and what has been added to the log.
-    pub(super) fn close(self) -> (bool, Vec<Revocation>) {
-        (self.changed, self.appended)
+    pub(super) fn close(self) -> Result<Closed, redb::Error> {
+        let swept = match self.swept {
+            true => Some(self.sessions.len()? + self.revocations.len()? + self.epochs.len()? + self.codes.len()?),
+            false => None,
+        };
+        Ok(Closed { changed: self.changed, appended: self.appended, swept })
     }
 
     pub(super) fn stats(&self, bytes: u64) -> Result<Stats, Fault> {
@@ -184,6 +199,7 @@ impl<'t> Tables<'t> {
             others += 1;
         }
         self.changed |= swept != Swept::default() || others > 0;
+        self.swept |= [swept.sessions, swept.revocations, others].into_iter().max() < Some(limit);
         Ok(swept)
     }
 
@@ -198,41 +214,28 @@ impl<'t> Tables<'t> {
     }
 }
 
-/// Copies all tables; answers how many sessions there are.
-pub(super) fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Result<u64, redb::Error> {
-    copy_table(from, to, SESSION_EXPIRY)?;
-    copy_table(from, to, BY_SUBJECT)?;
-    copy_table(from, to, BY_CLIENT)?;
-    copy_table(from, to, CODES)?;
-    copy_table(from, to, CODE_EXPIRY)?;
-    copy_table(from, to, REVOCATIONS)?;
-    copy_table(from, to, REVOCATION_EXPIRY)?;
-    copy_table(from, to, LATEST)?;
-    copy_table(from, to, EPOCHS)?;
-    copy_table(from, to, EPOCH_EXPIRY)?;
-    copy_table(from, to, META)?;
-    copy_table(from, to, SESSIONS)
+/// What is done to every table, whatever is in it.
+pub(super) trait EachTable {
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        definition: TableDefinition<'_, K, V>,
+    ) -> Result<(), redb::Error>;
 }
 
-/// Copies one; answers how many rows it has.
-fn copy_table<K: Key + 'static, V: Value + 'static>(
-    from: &ReadTransaction,
-    to: &WriteTransaction,
-    definition: TableDefinition<'_, K, V>,
-) -> Result<u64, redb::Error> {
-    let mut copy = to.open_table(definition)?;
-    let from = match from.open_table(definition) {
-        // It has come into use since the store was made, and has not been written to.
-        Err(TableError::TableDoesNotExist(_)) => return Ok(0),
-        table => table?,
-    };
-    let mut rows = 0;
-    for row in from.iter()? {
-        let (key, value) = row?;
-        copy.insert(key.value(), value.value())?;
-        rows += 1;
-    }
-    Ok(rows)
+/// Does it. What marks a file as ours comes last.
+pub(super) fn each_table(done: &mut impl EachTable) -> Result<(), redb::Error> {
+    done.table(SESSIONS)?;
+    done.table(SESSION_EXPIRY)?;
+    done.table(BY_SUBJECT)?;
+    done.table(BY_CLIENT)?;
+    done.table(CODES)?;
+    done.table(CODE_EXPIRY)?;
+    done.table(REVOCATIONS)?;
+    done.table(REVOCATION_EXPIRY)?;
+    done.table(LATEST)?;
+    done.table(EPOCHS)?;
+    done.table(EPOCH_EXPIRY)?;
+    done.table(META)
 }
 
 /// The first key of an expiry index, if its time has come.

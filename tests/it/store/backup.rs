@@ -71,7 +71,7 @@ async fn a_backup_is_a_store_with_all_that_was_acknowledged_before_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_sees_one_moment_of_a_store_that_serves() {
     let rig = Rig::embedded();
-    let ids: Vec<_> = futures_of(512, |_| {
+    let ids: Vec<_> = at_once(512, |_| {
         let store = rig.store.clone();
         async move { store.open(new_session()).await.unwrap().session.id }
     })
@@ -115,20 +115,6 @@ async fn a_backup_sees_one_moment_of_a_store_that_serves() {
         }
         assert!([log.len() as u64, log.len() as u64 + 1].contains(&refreshes), "{refreshes} and {}", log.len());
     }
-}
-
-/// What so many at once come to.
-async fn futures_of<T, F>(many: usize, make: impl Fn(usize) -> F) -> Vec<T>
-where
-    T: Send + 'static,
-    F: Future<Output = T> + Send + 'static,
-{
-    let tasks: Vec<_> = (0..many).map(|n| tokio::spawn(make(n))).collect();
-    let mut all = Vec::new();
-    for task in tasks {
-        all.push(task.await.unwrap());
-    }
-    all
 }
 
 #[tokio::test]
