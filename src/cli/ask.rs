@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{FAILED, WRONG, check::listing, end, say};
-use crate::{admin::socket::SOCKET, config};
+use crate::{admin::socket::SOCKET, config, issuer};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(35);
@@ -28,10 +28,15 @@ pub(super) fn ask(config: &Path, line: impl Display) -> ExitCode {
 }
 
 /// Where the issuer of a configuration has its data; the exit code where that cannot be told, which has been said then.
-pub(super) fn data_folder(config: &Path) -> Result<PathBuf, ExitCode> {
+fn data_folder(config: &Path) -> Result<PathBuf, ExitCode> {
+    issuer_of(config).map(|issuer| issuer.data)
+}
+
+/// The issuer of a configuration; the exit code where there is none, which has been said then.
+pub(super) fn issuer_of(config: &Path) -> Result<issuer::Config, ExitCode> {
     let loaded = config::load(config).map_err(|errors| end(WRONG, listing(&errors)))?;
     match loaded.config.issuer {
-        Some(issuer) => Ok(issuer.data),
+        Some(issuer) => Ok(issuer),
         None => Err(end(WRONG, format_args!("{}: there is no `issuer:`, which does such things", config.display()))),
     }
 }

@@ -10,12 +10,13 @@ use std::{
 
 use super::{
     FAILED, WRONG,
-    ask::{ask, data_folder, nobody_runs, tell},
+    ask::{ask, issuer_of, nobody_runs, tell},
     end, say,
 };
 use crate::{
     clock::Clock,
-    store::{DataFolder, Store, restore},
+    issuer::{self, MigrateError, StoreConfig, migrate},
+    store::{DataFolder, Moved, Store, restore},
 };
 
 /// What to do with the store.
@@ -42,6 +43,12 @@ enum Command {
         /// The backup
         file: PathBuf,
     },
+    /// Move everything into the store of another configuration, which must be empty
+    Migrate {
+        /// The other configuration
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
 }
 
 /// How long a backup is waited for. The process that runs gives it as much.
@@ -52,8 +59,12 @@ pub fn main(args: &Args) -> ExitCode {
     match &args.command {
         Command::Stats => ask(&args.config, "store stats"),
         Command::Backup { file } => back_up(&args.config, file),
+        Command::Migrate { to } => match (issuer_of(&args.config), issuer_of(to)) {
+            (Ok(from), Ok(to)) => move_over(&from, &to),
+            (Err(code), _) | (_, Err(code)) => code,
+        },
         Command::Restore { file } => {
-            let data = match data_folder(&args.config) {
+            let data = match file_store(&args.config) {
                 Ok(data) => data,
                 Err(code) => return code,
             };
@@ -68,8 +79,40 @@ pub fn main(args: &Args) -> ExitCode {
     }
 }
 
+fn move_over(from: &issuer::Config, to: &issuer::Config) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let moved = match runtime {
+        Ok(runtime) => runtime.block_on(async { tokio::spawn(migrating(from.clone(), to.clone())).await }),
+        Err(error) => return end(FAILED, error),
+    };
+    match moved {
+        Ok(Ok(Moved { sessions, revocations })) => {
+            say(format_args!("sessions     {sessions}\nrevocations  {revocations}"));
+            ExitCode::SUCCESS
+        }
+        Ok(Err(error)) => end(FAILED, error),
+        Err(error) => end(FAILED, error),
+    }
+}
+
+async fn migrating(from: issuer::Config, to: issuer::Config) -> Result<Moved, MigrateError> {
+    migrate(&from, &to, &Clock::System).await
+}
+
+/// The data folder of a configuration whose store is a file in it.
+fn file_store(config: &Path) -> Result<PathBuf, ExitCode> {
+    let issuer = issuer_of(config)?;
+    match issuer.store {
+        StoreConfig::Embedded => Ok(issuer.data),
+        StoreConfig::Redis(_) => Err(end(
+            FAILED,
+            "this store is in Redis: it is backed up and restored there, or moved: sidegate store migrate",
+        )),
+    }
+}
+
 fn back_up(config: &Path, file: &Path) -> ExitCode {
-    let data = match data_folder(config) {
+    let data = match file_store(config) {
         Ok(data) => data,
         Err(code) => return code,
     };

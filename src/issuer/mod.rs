@@ -10,6 +10,7 @@ mod form;
 mod grant;
 mod keys;
 mod ledger;
+mod migrate;
 mod password;
 mod revoke;
 mod session;
@@ -31,6 +32,7 @@ pub use self::{
     form::MAX_FORM_BYTES,
     keys::{KeyFileError, KeysConfig, KeysError, MASTER_KEY_BYTES, private_key_in},
     ledger::Cause,
+    migrate::{MigrateError, migrate},
     password::check_hash,
     revoke::{RevokeError, RevokeRequest, SessionsRequest},
 };

@@ -3,6 +3,7 @@
 mod embedded;
 mod lock;
 mod log;
+mod moving;
 mod redis;
 mod row;
 
@@ -23,6 +24,7 @@ use crate::{
 pub use embedded::{BackupError, Copied, Embedded, OpenError, RestoreError, restore};
 pub use lock::{DataFolder, LockError};
 pub use log::{Lifted, NewRevocation, Revocation, Revoked, Tail};
+pub use moving::{MoveError, Moved, move_all};
 pub use redis::{Layout, Login, Redis, RedisConfig, RedisOpenError, Tls, Wait};
 
 pub use crate::types::Visitor;

@@ -28,6 +28,13 @@ fn log_in(gate: &Sidegate) -> (String, String) {
     (answer.member("access_token"), answer.member("refresh_token"))
 }
 
+/// Writes a file that may hold secrets.
+fn private(path: &std::path::Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 fn run(gate: &Sidegate, args: &[&str]) -> String {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sidegate"));
     let output = command.args(args).arg("--config").arg(gate.dir().join("config.yaml")).output().unwrap();
@@ -198,4 +205,67 @@ fn what_is_revoked_is_said_once_by_the_gate_that_was_asked() {
         }
         assert_eq!((made(&one), made(&two)), (f64::from(n), 0.0));
     }
+}
+
+#[test]
+fn a_store_moves_between_a_file_and_redis_and_logs_nobody_out() {
+    let Some(redis) = Redis::start() else { return };
+    let upstream = Upstream::start();
+    let plain = config_with_issuer(upstream.address(), ROUTE);
+    let gate = Sidegate::start(&plain);
+    let (access, refresh) = log_in(&gate);
+    let (gone, _) = log_in(&gate);
+    let sid = run(&gate, &["sessions", "list"]).lines().last().unwrap().split(' ').next().unwrap().to_owned();
+    run(&gate, &["revoke", "--session", &sid, "--reason", "a test"]);
+    assert_eq!(gate.get_with("/", &gone).status, 401);
+    // The master key that was made is named; everything else is as it was.
+    let keyed = |redis: &str| {
+        shared(&upstream, redis, "").replace("0123456789abcdef0123456789abcdef", "{ from_file: data/master.key }")
+    };
+    let to = gate.dir().join("redis.yaml");
+    let new = keyed(&at(&redis));
+    std::fs::write(&to, &new).unwrap();
+    let migrate = |dir: &std::path::Path, from: &str, to: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sidegate"));
+        let output =
+            command.current_dir(dir).args(["store", "migrate", "--config", from, "--to", to]).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (code, said) = migrate(gate.dir(), "config.yaml", "redis.yaml");
+    assert!(code == 1 && said.contains("is in use by sidegate with pid") && said.contains("stop it first"), "{said}");
+    let dir = gate.kill();
+    // With another master key every session would end: that is said, and nothing is done.
+    private(&dir.path().join("other.yaml"), &shared(&upstream, &at(&redis), ""));
+    let (code, said) = migrate(dir.path(), "config.yaml", "other.yaml");
+    assert!(code == 1 && said.contains("does not open the signing keys"), "{said}");
+    let (code, said) = migrate(dir.path(), "config.yaml", "redis.yaml");
+    assert_eq!((code, said.as_str()), (0, "sessions     2\nrevocations  1\n"));
+    assert!(!dir.path().join("data/store.redb").exists() && dir.path().join("data/store.redb.moved").exists());
+
+    let gate = Sidegate::start_in(dir, &new);
+    assert_eq!(gate.get_with("/", &access).status, 200);
+    assert_eq!(gate.get_with("/", &gone).status, 401);
+    let form = format!("grant_type=refresh_token&refresh_token={refresh}");
+    let rotated = gate.post_form("/oauth/token", &[APP], &form);
+    assert_eq!(rotated.status, 200, "{rotated:?}");
+
+    // And back, while another Sidegate runs on Redis: it answers that it cannot, and refuses nobody's token.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(gate.dir().join("data/master.key"), folder.path().join("master.key")).unwrap();
+    let from =
+        shared(&upstream, &at(&redis), "").replace("0123456789abcdef0123456789abcdef", "{ from_file: master.key }");
+    std::fs::write(folder.path().join("redis.yaml"), from).unwrap();
+    let file = plain.replace(
+        "issuer:\n",
+        "issuer:\n  master_key: { from_file: master.key }\n  store: { embedded: { path: back } }\n",
+    );
+    std::fs::write(folder.path().join("file.yaml"), &file).unwrap();
+    let (code, said) = migrate(folder.path(), "redis.yaml", "file.yaml");
+    assert_eq!((code, said.as_str()), (0, "sessions     2\nrevocations  1\n"));
+    let form = format!("grant_type=refresh_token&refresh_token={}", rotated.member("refresh_token"));
+    assert_eq!(gate.post_form("/oauth/token", &[APP], &form).status, 503);
+    assert_eq!(gate.get_with("/", &access).status, 200);
+    let back = Sidegate::start_in(folder, &file);
+    assert_eq!(back.get_with("/", &rotated.member("access_token")).status, 200);
+    assert_eq!(back.post_form("/oauth/token", &[APP], &form).status, 200);
 }

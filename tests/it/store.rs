@@ -2,6 +2,7 @@
 
 mod contract;
 mod model;
+mod moving;
 mod shared;
 
 mod backup;

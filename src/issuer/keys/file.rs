@@ -45,7 +45,10 @@ pub(in crate::issuer) fn master_key(folder: &DataFolder) -> Result<Secret, KeyFi
     let file = KeyFile::new(folder, "master.key");
     let key = file.read_or_make(|| {
         let mut key = vec![0; MASTER_KEY_BYTES];
-        rand::fill(&mut key).map_err(|_| KeyError("the system has no random numbers".into()))?;
+        // A line's end at the end of a secret's file is taken for that: a configuration can name this file, too.
+        while matches!(key.last(), Some(0 | b'\n' | b'\r')) {
+            rand::fill(&mut key).map_err(|_| KeyError("the system has no random numbers".into()))?;
+        }
         Ok(Secret::new(key))
     })?;
     if key.expose().len() != MASTER_KEY_BYTES {

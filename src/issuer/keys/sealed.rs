@@ -95,6 +95,11 @@ impl Seal {
         Ok((entries.collect::<Result<_, _>>()?, sealed_before))
     }
 
+    /// Whether it opens everything in a text.
+    pub(in crate::issuer) fn opens(&self, text: &[u8]) -> bool {
+        self.open_all(text).is_ok()
+    }
+
     fn open_one(&self, wire: WireKey, sealed_before: &mut bool) -> Result<Entry, String> {
         let WireKey { kid, alg, state, since, until, sealed } = wire;
         let algorithm: Algorithm = alg.parse().map_err(|()| format!("names an algorithm that is unknown: {alg:?}"))?;

@@ -43,7 +43,7 @@ impl Vault {
     }
 
     /// What lies there; `None` where nothing does yet.
-    pub(super) fn read(&self) -> Result<Option<Secret>, KeyFileError> {
+    pub(in crate::issuer) fn read(&self) -> Result<Option<Secret>, KeyFileError> {
         match self {
             Self::Folder(folder) => KeyFile::new(folder, FILE).read_if_there(),
             Self::Shared { store, runtime, known, versions } => {
@@ -57,7 +57,7 @@ impl Vault {
     }
 
     /// Puts a text in place of what was read last. `false` where somebody else has done so in the meantime.
-    pub(super) fn write(&self, text: &str) -> io::Result<bool> {
+    pub(in crate::issuer) fn write(&self, text: &str) -> io::Result<bool> {
         match self {
             Self::Folder(folder) => folder.write(FILE, text.as_bytes()).map(|()| true),
             Self::Shared { store, runtime, known, .. } => {

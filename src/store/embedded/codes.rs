@@ -54,10 +54,10 @@ impl Tables<'_> {
 }
 
 /// Which of the two a name in `codes` is of.
-const CODE: u8 = b'c';
-const MARK: u8 = b'm';
+pub(super) const CODE: u8 = b'c';
+pub(super) const MARK: u8 = b'm';
 
-fn named(kind: u8, name: &Digest) -> [u8; 33] {
+pub(super) fn named(kind: u8, name: &Digest) -> [u8; 33] {
     let mut whole = [kind; 33];
     whole[1..].copy_from_slice(name);
     whole

@@ -126,7 +126,7 @@ impl Tables<'_> {
 }
 
 /// What the last entry about something is found by.
-fn latest_name(entry: &Revocation) -> (&str, &str, &str) {
+pub(super) fn latest_name(entry: &Revocation) -> (&str, &str, &str) {
     let issuer = entry.issuer.as_ref().map_or("", |issuer| issuer.as_str());
     (issuer, entry.what.kind(), entry.what.id().unwrap_or(""))
 }

@@ -5,6 +5,7 @@ mod codes;
 mod copy;
 mod file;
 mod log;
+mod moving;
 mod noted;
 mod renewal;
 mod sessions;

@@ -149,7 +149,7 @@ impl Tables<'_> {
     }
 
     /// Writes a row and moves its place in the expiry index.
-    fn put(&mut self, id: SessionId, expired_before: Option<Timestamp>, row: &Row) -> Result<(), Fault> {
+    pub(super) fn put(&mut self, id: SessionId, expired_before: Option<Timestamp>, row: &Row) -> Result<(), Fault> {
         self.changed = true;
         self.sessions.insert(&id.0, encode(row).as_slice())?;
         let expires = row.expires();

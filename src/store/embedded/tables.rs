@@ -53,7 +53,7 @@ pub(super) const LAST_REVOCATION: &str = "last_revocation";
 /// When the last session of all will have ended, if nothing ends it before.
 pub(super) const LAST_SESSION_ENDS: &str = "last_session_ends";
 /// The longest that access tokens have ever lived, in milliseconds.
-const ACCESS_LIFETIME: &str = "access_lifetime";
+pub(super) const ACCESS_LIFETIME: &str = "access_lifetime";
 
 /// When this file was written, in milliseconds, where it is a backup that has not been opened since.
 pub(super) const BACKUP: &str = "backup";

@@ -86,6 +86,11 @@ impl Link {
         }
     }
 
+    /// How long a verb takes at the most.
+    pub(super) fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
     /// How many connections have been made so far: with another one there may be another server behind a name.
     pub(super) fn connections(&self) -> u64 {
         self.connections.load(Ordering::Acquire)

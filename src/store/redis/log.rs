@@ -35,9 +35,9 @@ const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// An entry, and its name that no other has: numbers can come twice where a failover has lost some.
 #[derive(Clone, Debug)]
-struct Known {
-    entry: Revocation,
-    uid: Box<str>,
+pub(super) struct Known {
+    pub(super) entry: Revocation,
+    pub(super) uid: Box<str>,
 }
 
 /// What meta says of the log.
@@ -46,11 +46,13 @@ struct Head {
     last: u64,
     uid: Box<str>,
     keys: u64,
+    /// Everything has gone into another store.
+    moved: bool,
 }
 
 /// What an entry does besides being one.
 #[derive(Default)]
-struct Besides<'a> {
+pub(super) struct Besides<'a> {
     /// That entry has to be there.
     required: Option<u64>,
     /// Those go.
@@ -172,7 +174,22 @@ impl Inner {
 
     /// Adds an entry, with no lesser number than that. `None` where what has to be there is not.
     async fn add(&self, known: Known, least: u64, besides: Besides<'_>) -> Result<Option<Revocation>, Unavailable> {
-        let Known { mut entry, uid } = known;
+        // No number that has been handed out comes again, whatever Redis has forgotten.
+        let least = if least == 0 { self.tail.position().number + 1 } else { least };
+        let append = self.addition(&known, least, &besides);
+        let mut entry = known.entry;
+        let answer: Option<String> = self.link.write(Place::Log, append).await?;
+        let Some(answer) = answer else { return Ok(None) };
+        let odd = || Unavailable("Redis answers what it should not to a new entry of its log".into());
+        let (number, until) = answer.split_once(' ').ok_or_else(odd)?;
+        entry.number = number.parse().map_err(|_| odd())?;
+        entry.until = Timestamp(until.parse().map_err(|_| odd())?);
+        Ok(Some(entry))
+    }
+
+    /// The command that adds an entry.
+    pub(super) fn addition(&self, known: &Known, least: u64, besides: &Besides<'_>) -> redis::Cmd {
+        let Known { entry, uid } = known;
         let key = |name| self.names.single(Place::Log, name);
         let keys = [
             key("meta"),
@@ -181,10 +198,8 @@ impl Inner {
             key("latest"),
             key("epochs"),
             key("epoch_expiry"),
-            self.names.done(&uid),
+            self.names.done(uid),
         ];
-        // No number that has been handed out comes again, whatever Redis has forgotten.
-        let least = if least == 0 { self.tail.position().number + 1 } else { least };
         let epoch = match (&entry.issuer, &entry.what) {
             (None, what @ (Revoked::Subject(_) | Revoked::Client(_) | Revoked::Everything)) => {
                 format!("{}:{}", what.kind(), what.id().unwrap_or(""))
@@ -193,16 +208,10 @@ impl Inner {
         };
         let stands = entry.lifts || !entry.what.is_exact();
         let mut append = Script::Append.on(&keys.each_ref().map(Vec::as_slice));
-        append.arg(least).arg(&*uid).arg(entry.until.0).arg(encode(&entry)).arg(name_of(&entry));
+        append.arg(least).arg(&**uid).arg(entry.until.0).arg(encode(entry)).arg(name_of(entry));
         append.arg(u8::from(stands)).arg(epoch).arg(u8::from(!entry.lifts));
         append.arg(besides.required.map_or(String::new(), |number| number.to_string())).arg(besides.removed);
-        let answer: Option<String> = self.link.write(Place::Log, append).await?;
-        let Some(answer) = answer else { return Ok(None) };
-        let odd = || Unavailable("Redis answers what it should not to a new entry of its log".into());
-        let (number, until) = answer.split_once(' ').ok_or_else(odd)?;
-        entry.number = number.parse().map_err(|_| odd())?;
-        entry.until = Timestamp(until.parse().map_err(|_| odd())?);
-        Ok(Some(entry))
+        append
     }
 
     /// Entries after that number, up to another, as they are there.
@@ -239,15 +248,21 @@ impl Inner {
 
     async fn head(&self) -> Result<Head, Unavailable> {
         let mut ask = Pipeline::with_capacity(2);
-        ask.cmd("HMGET").arg(self.names.single(Place::Log, "meta")).arg(&["life", "last", "uid", "keys"]);
+        ask.cmd("HMGET").arg(self.names.single(Place::Log, "meta")).arg(&["life", "last", "uid", "keys", "moved"]);
         ask.cmd("TIME");
         let asked = Instant::now();
-        type Meta = (Option<u64>, Option<u64>, Option<String>, Option<u64>);
-        let ((life, last, uid, keys), (seconds, micros)): (Meta, (u64, u64)) =
+        type Meta = (Option<u64>, Option<u64>, Option<String>, Option<u64>, Option<u64>);
+        let ((life, last, uid, keys, moved), (seconds, micros)): (Meta, (u64, u64)) =
             self.link.read_all(Place::Log, &ask).await?;
         // It was so late at some moment since the question; the middle is wrong by half of the time that took at most.
         self.time.is(Timestamp(seconds * 1000 + micros / 1000), asked + asked.elapsed() / 2);
-        Ok(Head { life, last: last.unwrap_or(0), uid: uid.unwrap_or_default().into(), keys: keys.unwrap_or(0) })
+        Ok(Head {
+            life,
+            last: last.unwrap_or(0),
+            uid: uid.unwrap_or_default().into(),
+            keys: keys.unwrap_or(0),
+            moved: moved.is_some(),
+        })
     }
 }
 
@@ -303,6 +318,12 @@ impl Reader {
             // Another log has taken its place, or nothing has. Tokens and followers are bound to the one we know.
             inner.lose("its data has gone, or is another's; bring it back, or restart Sidegate to begin anew");
             return Err(Unavailable("its data has gone".into()));
+        }
+        if head.moved {
+            inner.lose(
+                "it has moved, or is moving, into another store: start Sidegate with the configuration of that one",
+            );
+            return Err(Unavailable("it has moved into another store".into()));
         }
         inner.found();
         if connections != self.connections && !self.is_in(inner).await? || head.last < self.number {

@@ -7,6 +7,7 @@
 mod config;
 mod link;
 mod log;
+mod moving;
 mod names;
 mod scripts;
 
@@ -64,6 +65,9 @@ pub enum RedisOpenError {
         /// Its format.
         found: u64,
     },
+    /// There is nothing in it any more that counts.
+    #[error("the session store in Redis below {0:?} has moved into another one: `sidegate store migrate` did that")]
+    Moved(Arc<str>),
 }
 
 struct Inner {
@@ -613,10 +617,13 @@ impl Inner {
 async fn begin(link: &Link, names: &Names) -> Result<Position, RedisOpenError> {
     let meta = names.single(Place::Log, "meta");
     let mut ask = Pipeline::new();
-    ask.cmd("HMGET").arg(&meta).arg(&["format", "life"]);
+    ask.cmd("HMGET").arg(&meta).arg(&["format", "life", "moved"]);
     ask.cmd("TIME");
-    let ((format, life), (seconds, micros)): ((Option<u64>, Option<u64>), (u64, u64)) =
-        link.read_all(Place::Log, &ask).await?;
+    type Meta = (Option<u64>, Option<u64>, Option<u64>);
+    let ((format, life, moved), (seconds, micros)): (Meta, (u64, u64)) = link.read_all(Place::Log, &ask).await?;
+    if moved.is_some() {
+        return Err(RedisOpenError::Moved(names.0.clone()));
+    }
     match format {
         Some(FORMAT) => {}
         Some(found) => return Err(RedisOpenError::OtherFormat { prefix: names.0.clone(), found }),
