@@ -1,5 +1,11 @@
-//! What the embedded store feels like while it is copied and while its file is written anew: how long refreshes wait, how long
-//! either takes, and how large the file is. `cargo bench --bench store -- [sessions] [left]`, 500,000 and 0 unless said.
+//! What a store with very many sessions takes, and how long refreshes wait while it is swept, copied, and its file written anew.
+//!
+//! ```text
+//! cargo build --release
+//! cargo bench --bench store -- [redis] [sessions] [left]     # 500,000 and 0 unless said
+//! ```
+//!
+//! Where `target/release/sidegate` is there, it is started on the full store: how long until it serves, and its memory.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark says what it has found, or stops")]
 #![allow(missing_docs, reason = "it is a program")]
 
@@ -15,7 +21,9 @@ use std::{
 
 use sidegate::{
     clock::{Clock, Timestamp},
-    store::{DataFolder, NewSession, OnRollback, Presented, Rotation, RotationRules, Store, Visitor},
+    store::{
+        DataFolder, Layout, NewSession, OnRollback, Presented, RedisConfig, Rotation, RotationRules, Store, Visitor,
+    },
     types::{ClientId, Scopes, SessionId, Subject},
 };
 
@@ -102,18 +110,14 @@ fn megabytes(path: &Path) -> f64 {
     fs::metadata(path).unwrap().len() as f64 / f64::from(1 << 20)
 }
 
-fn resident() -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
+fn resident(process: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
 }
 
-async fn measure(many: usize, left: usize) {
-    let folder = tempfile::tempdir_in(std::env::var_os("CARGO_TARGET_TMPDIR").unwrap_or("target".into())).unwrap();
-    let (_, hand) = Clock::simulated(Timestamp(1_800_000_000_000));
-    let file = folder.path().join("store.redb");
-    let mut store = open(folder.path(), &hand);
-    let began = Instant::now();
+/// Opens so many sessions; those that are to be left are given back.
+async fn fill(store: &Store, many: usize, left: usize) -> Vec<SessionId> {
     let mut kept = Vec::new();
     for first in (0..many).step_by(256) {
         let opening: Vec<_> = (first..many.min(first + 256))
@@ -129,17 +133,11 @@ async fn measure(many: usize, left: usize) {
             }
         }
     }
-    println!("{many} sessions opened in {:.1} s: {:.0} MiB", began.elapsed().as_secs_f64(), megabytes(&file));
-    drop(store);
-    let began = Instant::now();
-    store = open(folder.path(), &hand);
-    println!("opened again in {:.1} ms: {:.0} MiB", began.elapsed().as_secs_f64() * 1000.0, megabytes(&file));
+    kept
+}
 
-    meanwhile("nothing but that", &store, tokio::time::sleep(Duration::from_secs(5))).await;
-    let (backup, before) = (folder.path().join("backup"), resident());
-    meanwhile("a backup", &store, async { store.backup(backup.clone()).await.unwrap() }).await;
-    println!("the backup: {:.0} MiB; resident {before:.0} MiB before, {:.0} after", megabytes(&backup), resident());
-
+/// Lets those live on that are to be left, and the time pass after which the others may be forgotten.
+async fn expire(store: &Store, hand: &Arc<AtomicU64>, kept: &[SessionId]) {
     for chunk in kept.chunks(256) {
         hand.fetch_max(1_800_000_000_000 + (13 * DAY).as_millis() as u64, Ordering::SeqCst);
         let refreshing = chunk.iter().copied().map(|id| {
@@ -151,6 +149,116 @@ async fn measure(many: usize, left: usize) {
         }
     }
     hand.store(1_800_000_000_000 + (15 * DAY).as_millis() as u64, Ordering::SeqCst);
+}
+
+/// Starts the program on a store, and says how soon it serves and how much memory it takes.
+fn serve(folder: &Path, place: &str) {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/sidegate");
+    if !Path::new(program).exists() {
+        return println!("{program} is not there, and not started");
+    }
+    let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (port, admin) = (port(), port());
+    let config = format!(
+        "listeners: [{{ name: public, address: '127.0.0.1:{port}', issuer: true }}]\n\
+         admin: {{ address: '127.0.0.1:{admin}' }}\n\
+         upstreams: [{{ name: app, urls: ['http://127.0.0.1:9'] }}]\n\
+         providers: [{{ name: local, issuer: 'http://localhost:3000', audiences: [api], jwks: issuer }}]\n\
+         routes: [{{ name: all, match: {{ path_prefix: / }}, upstream: app }}]\n\
+         issuer:\n\
+         \x20 url: http://localhost:3000\n\
+         \x20 access_token: {{ lifetime: 5m, audience: api }}\n\
+         \x20 master_key: ${{KEY}}\n\
+         \x20 store: {{ {place} }}\n\
+         \x20 clients: [{{ id: app, grants: [refresh_token] }}]\n\
+         \x20 users: []\n"
+    );
+    fs::write(folder.join("config.yaml"), config).unwrap();
+    let began = Instant::now();
+    let mut process = std::process::Command::new(program)
+        .args(["run", "--config", "config.yaml"])
+        .env("KEY", "0123456789abcdef0123456789abcdef")
+        .current_dir(folder)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() && began.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    println!("sidegate serves after {:.0} ms", began.elapsed().as_secs_f64() * 1000.0);
+    // Its first sweep has been by then.
+    std::thread::sleep(Duration::from_secs(35));
+    println!("sidegate has {:.1} MiB resident", resident(process.id()));
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+async fn measure_redis(many: usize, left: usize) {
+    let folder = tempfile::tempdir_in(std::env::var_os("CARGO_TARGET_TMPDIR").unwrap_or("target".into())).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = std::process::Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let (_, hand) = Clock::simulated(Timestamp(1_800_000_000_000));
+    let config = RedisConfig {
+        servers: vec![("127.0.0.1".into(), port)],
+        layout: Layout::Alone,
+        login: None,
+        tls: None,
+        prefix: "sidegate:".into(),
+        timeout: Duration::from_secs(8),
+        wait: None,
+        max_staleness: Duration::from_secs(30),
+    };
+    let store = Store::open_redis(config, Clock::Simulated(hand.clone())).await.unwrap();
+    let (began, empty) = (Instant::now(), store.stats().await.unwrap().bytes);
+    let kept = fill(&store, many, left).await;
+    let bytes = store.stats().await.unwrap().bytes - empty;
+    println!(
+        "{many} sessions opened in {:.1} s: {:.0} MiB, {:.0} bytes each",
+        began.elapsed().as_secs_f64(),
+        bytes as f64 / f64::from(1 << 20),
+        bytes as f64 / many as f64
+    );
+    serve(folder.path(), &format!("redis: {{ url: 'redis://127.0.0.1:{port}' }}"));
+    meanwhile("nothing but that", &store, tokio::time::sleep(Duration::from_secs(5))).await;
+    expire(&store, &hand, &kept).await;
+    meanwhile("a sweep", &store, async { while store.sweep(256).await.unwrap().sessions >= 256 {} }).await;
+    println!("{} sessions left", store.stats().await.unwrap().sessions);
+    meanwhile("nothing but that", &store, tokio::time::sleep(Duration::from_secs(5))).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+async fn measure(many: usize, left: usize) {
+    let folder = tempfile::tempdir_in(std::env::var_os("CARGO_TARGET_TMPDIR").unwrap_or("target".into())).unwrap();
+    let (_, hand) = Clock::simulated(Timestamp(1_800_000_000_000));
+    let file = folder.path().join("store.redb");
+    let mut store = open(folder.path(), &hand);
+    let began = Instant::now();
+    let kept = fill(&store, many, left).await;
+    println!("{many} sessions opened in {:.1} s: {:.0} MiB", began.elapsed().as_secs_f64(), megabytes(&file));
+    drop(store);
+    println!("{:.0} bytes each", fs::metadata(&file).unwrap().len() as f64 / many as f64);
+    fs::create_dir(folder.path().join("config")).unwrap();
+    serve(&folder.path().join("config"), "embedded: { path: .. }");
+    let began = Instant::now();
+    store = open(folder.path(), &hand);
+    println!("opened again in {:.1} ms: {:.0} MiB", began.elapsed().as_secs_f64() * 1000.0, megabytes(&file));
+
+    meanwhile("nothing but that", &store, tokio::time::sleep(Duration::from_secs(5))).await;
+    let (backup, before) = (folder.path().join("backup"), resident(std::process::id()));
+    meanwhile("a backup", &store, async { store.backup(backup.clone()).await.unwrap() }).await;
+    println!(
+        "the backup: {:.0} MiB; resident {before:.0} MiB before, {:.0} after",
+        megabytes(&backup),
+        resident(std::process::id())
+    );
+
+    expire(&store, &hand, &kept).await;
     let full = megabytes(&file);
     meanwhile("a sweep", &store, async { while store.sweep(256).await.unwrap().sessions == 256 {} }).await;
     let swept = megabytes(&file);
@@ -166,7 +274,7 @@ async fn measure(many: usize, left: usize) {
     println!(
         "{sessions} sessions left: {full:.0} MiB before, {swept:.0} swept, {:.1} written anew; resident {:.0} MiB",
         megabytes(&file),
-        resident()
+        resident(std::process::id())
     );
     meanwhile("nothing but that", &store, tokio::time::sleep(Duration::from_secs(5))).await;
     drop(store);
@@ -178,10 +286,11 @@ async fn measure(many: usize, left: usize) {
 fn main() {
     let mut numbers = std::env::args().filter_map(|word| word.parse().ok());
     let (many, left) = (numbers.next().unwrap_or(500_000), numbers.next().unwrap_or(0));
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(measure(many, left));
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(async {
+        if std::env::args().any(|word| word == "redis") {
+            measure_redis(many, left).await;
+        } else {
+            measure(many, left).await;
+        }
+    });
 }
