@@ -151,6 +151,17 @@ async fn expire(store: &Store, hand: &Arc<AtomicU64>, kept: &[SessionId]) {
     hand.store(1_800_000_000_000 + (15 * DAY).as_millis() as u64, Ordering::SeqCst);
 }
 
+/// Sweeps as the issuer does.
+async fn sweep(store: &Store) {
+    loop {
+        let began = Instant::now();
+        if store.sweep(32).await.unwrap().sessions < 32 {
+            return;
+        }
+        tokio::time::sleep(began.elapsed()).await;
+    }
+}
+
 /// Starts the program on a store, and says how soon it serves and how much memory it takes.
 fn serve(folder: &Path, place: &str) {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/sidegate");
@@ -226,7 +237,7 @@ async fn measure_redis(many: usize, left: usize) {
     serve(folder.path(), &format!("redis: {{ url: 'redis://127.0.0.1:{port}' }}"));
     meanwhile("nothing but that", &store, tokio::time::sleep(Duration::from_secs(5))).await;
     expire(&store, &hand, &kept).await;
-    meanwhile("a sweep", &store, async { while store.sweep(256).await.unwrap().sessions >= 256 {} }).await;
+    meanwhile("a sweep", &store, sweep(&store)).await;
     println!("{} sessions left", store.stats().await.unwrap().sessions);
     meanwhile("nothing but that", &store, tokio::time::sleep(Duration::from_secs(5))).await;
     server.kill().unwrap();
@@ -260,7 +271,7 @@ async fn measure(many: usize, left: usize) {
 
     expire(&store, &hand, &kept).await;
     let full = megabytes(&file);
-    meanwhile("a sweep", &store, async { while store.sweep(256).await.unwrap().sessions == 256 {} }).await;
+    meanwhile("a sweep", &store, sweep(&store)).await;
     let swept = megabytes(&file);
     let sessions = store.stats().await.unwrap().sessions;
     // It has begun with the end of the sweep; where it is over already it was a short one.

@@ -62,7 +62,7 @@ pub async fn migrate(from: &Config, to: &Config, clock: &Clock) -> Result<Moved,
     }
     let keys = (Vault::new(&folder, origin.shared_keys()), Vault::new(&other, target.shared_keys()));
     let text = keys_for(&keys, to, &other).await?;
-    let moved = move_all(&origin, &target).await?;
+    // The keys go first: should the rest fail, they are in nobody's way when it is tried again.
     if let Some(text) = text {
         let (_, vault) = keys;
         let written = tokio::task::spawn_blocking(move || vault.write(&text)).await;
@@ -72,6 +72,7 @@ pub async fn migrate(from: &Config, to: &Config, clock: &Clock) -> Result<Moved,
             Ok(Ok(false)) | Err(_) => return Err(MigrateError::Keys("the signing keys cannot be written".into())),
         }
     }
+    let moved = move_all(&origin, &target).await?;
     drop(origin);
     if let Some(file) = left {
         let name = file.with_extension("redb.moved");
@@ -84,7 +85,7 @@ pub async fn migrate(from: &Config, to: &Config, clock: &Clock) -> Result<Moved,
 async fn open(config: &Config, folder: &Arc<DataFolder>, clock: &Clock) -> Result<Store, OpenError> {
     Ok(match &config.store {
         StoreConfig::Embedded => Store::open_embedded(folder.clone(), clock.clone())?,
-        StoreConfig::Redis(redis) => Store::open_redis((**redis).clone(), clock.clone()).await?,
+        StoreConfig::Redis(redis) => Store::open_redis_to_move((**redis).clone(), clock.clone()).await?,
     })
 }
 

@@ -62,7 +62,7 @@ use crate::{
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// How many sessions one step of a sweep takes, so that refreshes get their turn in between.
-const SWEEP_STEP: usize = 256;
+const SWEEP_STEP: usize = 32;
 
 /// The internal issuer. It lives on a runtime of its own: a request may hash a password or wait for the disk.
 pub struct Issuer {

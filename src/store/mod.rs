@@ -55,7 +55,15 @@ impl Store {
     /// # Errors
     /// When Redis does not answer in time, refuses, or has a store of another format below the prefix.
     pub async fn open_redis(config: RedisConfig, clock: Clock) -> Result<Self, RedisOpenError> {
-        Redis::open(config, clock).await.map(Self::Redis)
+        Redis::open(config, clock, redis::Purpose::Serve).await.map(Self::Redis)
+    }
+
+    /// The same to move what is in it: also where that was begun before, and came to no end.
+    ///
+    /// # Errors
+    /// When Redis does not answer in time, refuses, or has a store of another format below the prefix.
+    pub async fn open_redis_to_move(config: RedisConfig, clock: Clock) -> Result<Self, RedisOpenError> {
+        Redis::open(config, clock, redis::Purpose::Move).await.map(Self::Redis)
     }
 
     /// The file of the embedded store in a data folder.

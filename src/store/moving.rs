@@ -99,10 +99,13 @@ pub async fn move_all(from: &Store, to: &Store) -> Result<Moved, MoveError> {
     if there.sessions > 0 || there.revocations > 0 || position.number > 0 {
         return Err(MoveError::Taken(there.sessions, position));
     }
-    from.leave(true).await?;
-    let moved = copy(from, to).await;
+    let moved = match from.leave(true).await {
+        Ok(()) => copy(from, to).await,
+        // It may have been done all the same.
+        Err(error) => Err(error.into()),
+    };
     if moved.is_err() {
-        // It goes on where it was; should that fail too, there is nothing more to be done than to say so.
+        // It goes on where it was. Should that fail too, its own error says more than this one.
         from.leave(false).await?;
     }
     moved

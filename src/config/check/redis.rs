@@ -73,7 +73,7 @@ pub(super) fn check(report: &mut Report, at: &Path, raw: raw::Redis) -> Option<R
     };
     let timeout = duration(report, &at.key("timeout"), raw.timeout, 2 * SECOND, Duration::from_millis(100)..=MOST);
     let wait = match raw.wait {
-        Some(raw::Mapping(raw)) => wait(report, &at.key("wait"), raw).map(Some),
+        Some(raw::Mapping(raw)) => wait(report, &at.key("wait"), raw, timeout).map(Some),
         None => Some(None),
     };
     let (at_stale, range) = (at.key("max_staleness"), SECOND..=HOUR);
@@ -130,9 +130,11 @@ fn login(
     }
 }
 
-fn wait(report: &mut Report, at: &Path, raw: raw::Wait) -> Option<Wait> {
+fn wait(report: &mut Report, at: &Path, raw: raw::Wait, whole: Option<Duration>) -> Option<Wait> {
     let replicas = count(report, &at.key("replicas"), raw.replicas, 1, 1..=16);
     let least = Duration::from_millis(10);
-    let timeout = duration(report, &at.key("timeout"), raw.timeout, Duration::from_millis(500), least..=5 * SECOND);
+    // A server that does not answer is left after half of the whole time, and must not be taken for one that waits.
+    let most = whole? / 4;
+    let timeout = duration(report, &at.key("timeout"), raw.timeout, most.min(Duration::from_millis(500)), least..=most);
     Some(Wait { replicas: u32::try_from(replicas?).ok()?, timeout: timeout? })
 }

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -43,8 +43,10 @@ pub(super) type Address = (Arc<str>, u16);
 pub(super) struct Link {
     config: RedisConfig,
     routes: ArcSwap<Routes>,
-    /// Held by who looks up which server is which; when that was last.
-    looking: Mutex<Option<Instant>>,
+    /// Held by who looks up which server is which: when that was last, and why it came to nothing, if so.
+    looking: Mutex<Option<(Instant, Option<Fault>)>>,
+    /// Which of the configured servers has answered last.
+    first: AtomicUsize,
     /// In which hash slot of a cluster a place is, by [`Place::index`]; empty where nobody has asked yet.
     slots: std::sync::OnceLock<Vec<u16>>,
     /// How many connections have been made.
@@ -63,11 +65,14 @@ struct Routes {
 struct Node {
     address: Address,
     connection: MultiplexedConnection,
+    /// Another one where writes wait for replicas: a server does nothing else for a connection that waits.
+    reads: MultiplexedConnection,
     /// It failed once, and is not used any more.
     broken: AtomicBool,
 }
 
 /// Why an attempt failed.
+#[derive(Clone)]
 enum Fault {
     /// It may be over in a moment.
     Passing(String),
@@ -81,9 +86,15 @@ impl Link {
             config,
             routes: ArcSwap::default(),
             looking: Mutex::default(),
+            first: AtomicUsize::new(0),
             slots: std::sync::OnceLock::new(),
             connections: AtomicU64::new(0),
         }
+    }
+
+    /// Whether writes wait for replicas.
+    pub(super) fn waits(&self) -> bool {
+        self.config.wait.is_some()
     }
 
     /// How long a verb takes at the most.
@@ -97,7 +108,11 @@ impl Link {
     }
 
     /// Asks one thing of the server that has a place.
-    pub(super) async fn read<T: FromRedisValue>(&self, place: Place, command: &Cmd) -> Result<T, Unavailable> {
+    pub(super) async fn read<T: FromRedisValue>(
+        self: &Arc<Self>,
+        place: Place,
+        command: &Cmd,
+    ) -> Result<T, Unavailable> {
         let mut asked = Pipeline::with_capacity(1);
         asked.add_command(command.clone());
         let (answer,) = self.read_all(place, &asked).await?;
@@ -105,12 +120,20 @@ impl Link {
     }
 
     /// Asks several things at once; the answer is a tuple or a list.
-    pub(super) async fn read_all<T: FromRedisValue>(&self, place: Place, asked: &Pipeline) -> Result<T, Unavailable> {
-        value(Value::Array(self.ask(place, asked).await?))
+    pub(super) async fn read_all<T: FromRedisValue>(
+        self: &Arc<Self>,
+        place: Place,
+        asked: &Pipeline,
+    ) -> Result<T, Unavailable> {
+        value(Value::Array(self.ask(place, asked, false).await?))
     }
 
     /// Changes something, and waits for as many replicas to have it as is configured.
-    pub(super) async fn write<T: FromRedisValue>(&self, place: Place, command: Cmd) -> Result<T, Unavailable> {
+    pub(super) async fn write<T: FromRedisValue>(
+        self: &Arc<Self>,
+        place: Place,
+        command: Cmd,
+    ) -> Result<T, Unavailable> {
         let mut asked = Pipeline::with_capacity(2);
         asked.add_command(command);
         let (answer,) = self.write_all(place, asked).await?;
@@ -119,14 +142,14 @@ impl Link {
 
     /// The same with several commands.
     pub(super) async fn write_all<T: FromRedisValue>(
-        &self,
+        self: &Arc<Self>,
         place: Place,
         mut asked: Pipeline,
     ) -> Result<T, Unavailable> {
         if let Some(wait) = self.config.wait {
             asked.cmd("WAIT").arg(wait.replicas).arg(u64::try_from(wait.timeout.as_millis()).unwrap_or(u64::MAX));
         }
-        let mut answers = self.ask(place, &asked).await?;
+        let mut answers = self.ask(place, &asked, true).await?;
         if let Some(wait) = self.config.wait {
             let have: u32 = answers.pop().map_or(Ok(0), value)?;
             if have < wait.replicas {
@@ -139,7 +162,7 @@ impl Link {
     }
 
     /// The servers that have something, each with an answer to `command`.
-    pub(super) async fn of_each<T: FromRedisValue>(&self, command: &Cmd) -> Result<Vec<T>, Unavailable> {
+    pub(super) async fn of_each<T: FromRedisValue>(self: &Arc<Self>, command: &Cmd) -> Result<Vec<T>, Unavailable> {
         let mut asked: Vec<Address> = Vec::new();
         let mut answers = Vec::new();
         for place in Place::all() {
@@ -154,12 +177,12 @@ impl Link {
         Ok(answers)
     }
 
-    async fn ask(&self, place: Place, asked: &Pipeline) -> Result<Vec<Value>, Unavailable> {
+    async fn ask(self: &Arc<Self>, place: Place, asked: &Pipeline, writes: bool) -> Result<Vec<Value>, Unavailable> {
         let deadline = Instant::now() + self.config.timeout;
         let mut pause = FIRST_PAUSE;
         let mut why = String::from("Redis did not answer in time");
         loop {
-            match timeout_at(deadline, self.attempt(place, asked)).await {
+            match timeout_at(deadline, self.attempt(place, asked, writes)).await {
                 Ok(Ok(answers)) => return Ok(answers),
                 Ok(Err(Fault::Lasting(what))) => return Err(Unavailable(what.into())),
                 Ok(Err(Fault::Passing(what))) => why = what,
@@ -174,15 +197,18 @@ impl Link {
         }
     }
 
-    async fn attempt(&self, place: Place, asked: &Pipeline) -> Result<Vec<Value>, Fault> {
+    async fn attempt(self: &Arc<Self>, place: Place, asked: &Pipeline, writes: bool) -> Result<Vec<Value>, Fault> {
         let node = match self.node(place) {
             Some(node) => node,
             None => {
-                self.look(place).await?;
+                // In a task of its own: who waits for it may give up before it has found anything, and others wait as well.
+                let link = self.clone();
+                let looking = tokio::spawn(async move { link.look(place).await });
+                looking.await.unwrap_or_else(|_| Err(Fault::Passing("the look-up was broken off".into())))?;
                 self.node(place).ok_or_else(|| Fault::Passing("no server of Redis has this part of it".into()))?
             }
         };
-        let mut connection = node.connection.clone();
+        let mut connection = if writes { node.connection.clone() } else { node.reads.clone() };
         match asked.query_async(&mut connection).await {
             Ok(answers) => Ok(answers),
             Err(error) => Err(self.fault(&node, &error).await),
@@ -236,25 +262,62 @@ impl Link {
         if self.node(wanted).is_some() {
             return Ok(());
         }
-        if let Some(at) = *last {
-            sleep_until(at + LOOK_PAUSE).await;
+        match &*last {
+            Some((at, Some(fault))) if at.elapsed() < LOOK_PAUSE => return Err(fault.clone()),
+            Some((at, _)) => sleep_until(*at + LOOK_PAUSE).await,
+            None => {}
         }
         let found = match &self.config.layout {
             Layout::Alone => self.alone().await,
             Layout::Sentinels { master, login } => self.by_sentinels(master, login.as_ref()).await,
             Layout::Cluster => self.cluster().await,
         };
-        *last = Some(Instant::now());
+        *last = Some((Instant::now(), found.as_ref().err().cloned()));
         self.routes.store(Arc::new(Routes { of: found?, outdated: AtomicBool::new(false) }));
         Ok(())
+    }
+
+    /// Whether the master is still the one that we are connected to, as Sentinels have it, or as it says itself. Should it
+    /// not be, the next question goes to the one that is.
+    pub(super) async fn is_current(self: &Arc<Self>) -> Result<(), Unavailable> {
+        let current = match &self.config.layout {
+            Layout::Sentinels { master, login } => {
+                let (master, login, link) = (master.clone(), login.clone(), self.clone());
+                let found = tokio::spawn(async move { link.master_by_sentinels(&master, login.as_ref()).await });
+                match found.await {
+                    Ok(Ok(address)) => self.node(Place::Log).is_none_or(|node| node.address == address),
+                    // Nobody says otherwise.
+                    Ok(Err(_)) | Err(_) => true,
+                }
+            }
+            Layout::Alone => {
+                let role: Vec<Value> = self.read(Place::Log, &redis::cmd("ROLE")).await?;
+                role.into_iter().next().is_some_and(|role| value::<String>(role).is_ok_and(|role| role == "master"))
+            }
+            // There a server that is none any more says so itself.
+            Layout::Cluster => true,
+        };
+        if !current {
+            self.routes.load().outdated.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The configured servers, the one first that has answered last.
+    fn servers(&self) -> impl Iterator<Item = (usize, &Address)> {
+        let (servers, first) = (&self.config.servers, self.first.load(Ordering::Relaxed));
+        (0..servers.len()).map(move |n| (n + first) % servers.len()).map(move |n| (n, &servers[n]))
     }
 
     /// One server has all of it.
     async fn alone(&self) -> Result<Vec<Option<Arc<Node>>>, Fault> {
         let mut why = Fault::Passing("no server of Redis is configured".into());
-        for address in &self.config.servers {
+        for (n, address) in self.servers() {
             match self.master(address).await {
-                Ok(node) => return Ok(everywhere(node)),
+                Ok(node) => {
+                    self.first.store(n, Ordering::Relaxed);
+                    return Ok(everywhere(node));
+                }
                 Err(fault) => why = fault,
             }
         }
@@ -263,23 +326,29 @@ impl Link {
 
     /// The server that Sentinels say is the master has all of it.
     async fn by_sentinels(&self, master: &str, login: Option<&Login>) -> Result<Vec<Option<Arc<Node>>>, Fault> {
+        let address = self.master_by_sentinels(master, login).await?;
+        Ok(everywhere(self.master(&address).await?))
+    }
+
+    async fn master_by_sentinels(&self, master: &str, login: Option<&Login>) -> Result<Address, Fault> {
         let mut why = Fault::Passing("no Sentinel is configured".into());
-        for sentinel in &self.config.servers {
+        for (n, sentinel) in self.servers() {
             let found = async {
+                let at =
+                    |error: RedisError| Fault::Passing(format!("the Sentinel {}:{}: {error}", sentinel.0, sentinel.1));
                 let mut connection = self.connect(sentinel, login).await?;
                 let mut ask = redis::cmd("SENTINEL");
                 ask.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-                let found: Option<(String, u16)> = ask
-                    .query_async(&mut connection)
-                    .await
-                    .map_err(|error| Fault::Passing(format!("the Sentinel {}:{}: {error}", sentinel.0, sentinel.1)))?;
-                let (host, port) = found.ok_or_else(|| {
-                    Fault::Passing(format!("the Sentinel {}:{} knows no {master:?}", sentinel.0, sentinel.1))
-                })?;
-                self.master(&(host.into(), port)).await
+                let found: Option<(String, u16)> = ask.query_async(&mut connection).await.map_err(at)?;
+                let unknown = || format!("the Sentinel {}:{} knows no {master:?}", sentinel.0, sentinel.1);
+                let (host, port) = found.ok_or_else(|| Fault::Passing(unknown()))?;
+                Ok((host.into(), port))
             };
             match found.await {
-                Ok(node) => return Ok(everywhere(node)),
+                Ok(address) => {
+                    self.first.store(n, Ordering::Relaxed);
+                    return Ok(address);
+                }
                 Err(fault) => why = fault,
             }
         }
@@ -368,8 +437,12 @@ impl Link {
             return Err(Fault::Passing(format!("{}:{} is a {role}, not a master", address.0, address.1)));
         }
         load_scripts(&mut connection).await.map_err(at)?;
+        let reads = match self.config.wait {
+            Some(_) => self.connect(address, self.config.login.as_ref()).await?,
+            None => connection.clone(),
+        };
         self.connections.fetch_add(1, Ordering::AcqRel);
-        Ok(Arc::new(Node { address: address.clone(), connection, broken: AtomicBool::new(false) }))
+        Ok(Arc::new(Node { address: address.clone(), connection, reads, broken: AtomicBool::new(false) }))
     }
 
     async fn connect(&self, address: &Address, login: Option<&Login>) -> Result<MultiplexedConnection, Fault> {
@@ -403,12 +476,10 @@ impl Link {
             }
             None => Client::open(info),
         };
-        // Shorter than the deadline, so that another server can be asked before it.
+        // Shorter than the deadline, so that another server can be asked before it; and longer than what replicas have.
         let patience = self.config.timeout / 2;
-        let waits = self.config.wait.map_or(Duration::ZERO, |wait| wait.timeout);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(patience))
-            .set_response_timeout(Some(patience + waits));
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(patience)).set_response_timeout(Some(patience));
         client.map_err(at)?.get_multiplexed_async_connection_with_config(&config).await.map_err(at)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Weak},
+    sync::{Arc, PoisonError, Weak},
     time::Duration,
 };
 
@@ -24,6 +24,10 @@ use crate::{
 
 /// How often the log is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it is asked whether the master is still the master.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether sessions are left to be ended that the log has as ended.
+const FINISH_INTERVAL: Duration = Duration::from_millis(250);
 /// How many entries are read at a time.
 const PAGE: usize = 1000;
 /// How many of the last entries each process could put back.
@@ -150,7 +154,8 @@ impl Inner {
         let (everything, others) = numbers.split_first().map_or((None, &[][..]), |(first, rest)| (*first, rest));
         let ended = sessions.iter().zip(others.chunks(2)).map(|((_, _, began), epochs)| {
             let mut numbers = epochs.iter().chain([&everything]).flatten();
-            numbers.any(|number| *began < Position { life, number: *number })
+            // What began in another life is from before a log that was lost, and its epochs with it.
+            began.life != life || numbers.any(|number| *began < Position { life, number: *number })
         });
         Ok(ended.collect())
     }
@@ -287,14 +292,20 @@ impl Reader {
 
     /// Follows the log for as long as somebody has the store.
     pub(super) async fn run(mut self, store: Weak<Inner>) {
-        let mut complained = false;
+        let (mut complained, mut checked) = (false, Instant::now());
         while let Some(inner) = store.upgrade() {
             let asked = Instant::now();
+            if asked >= checked + CHECK_INTERVAL {
+                checked = asked;
+                // What it cannot tell, the look below finds out.
+                let _ = inner.link.is_current().await;
+            }
             match self.look(&inner).await {
-                Ok(()) => {
+                Ok(true) => {
                     inner.tail.known_up_to(asked.into_std());
                     complained = false;
                 }
+                Ok(false) => {}
                 Err(cause) if !complained => {
                     tracing::error!(%cause, "the revocation log in Redis cannot be read");
                     complained = true;
@@ -310,9 +321,8 @@ impl Reader {
         }
     }
 
-    /// Reads on.
-    async fn look(&mut self, inner: &Arc<Inner>) -> Result<(), Unavailable> {
-        let connections = inner.link.connections();
+    /// Reads on. `false` where a connection was made anew meanwhile, so that it is not certain what was read.
+    async fn look(&mut self, inner: &Arc<Inner>) -> Result<bool, Unavailable> {
         let head = inner.head().await?;
         if head.life != Some(inner.tail.position().life) {
             // Another log has taken its place, or nothing has. Tokens and followers are bound to the one we know.
@@ -326,23 +336,31 @@ impl Reader {
             return Err(Unavailable("it has moved into another store".into()));
         }
         inner.found();
-        if connections != self.connections && !self.is_in(inner).await? || head.last < self.number {
+        // After the answer: what gave it may be another server than before.
+        let connections = inner.link.connections();
+        let anew = connections != self.connections;
+        let differs = head.last < self.number || head.last == self.number && head.uid != self.uid;
+        if differs || anew && !self.is_in(inner).await? {
             self.heal(inner).await?;
-            self.connections = connections;
-            return Ok(());
         }
-        if head.last == self.number && head.uid != self.uid {
-            self.heal(inner).await?;
+        if anew {
+            // What it has of sessions may be older than what it has of the log.
+            inner.finish(self.recent.iter().map(|known| &known.entry));
         }
         self.connections = connections;
-        self.read_on(inner, &head).await?;
+        if !self.read_on(inner, &head).await? {
+            return Ok(false);
+        }
         inner.keys.send_if_modified(|keys| std::mem::replace(keys, head.keys) != head.keys);
-        Ok(())
+        Ok(inner.link.connections() == connections)
     }
 
-    async fn read_on(&mut self, inner: &Arc<Inner>, head: &Head) -> Result<(), Unavailable> {
+    async fn read_on(&mut self, inner: &Arc<Inner>, head: &Head) -> Result<bool, Unavailable> {
         while head.last > self.number {
             let page = inner.page(self.number, None, PAGE).await?;
+            if inner.link.connections() != self.connections {
+                return Ok(false);
+            }
             let read = page.len();
             self.take(inner, page);
             if read < PAGE {
@@ -354,27 +372,16 @@ impl Reader {
                 break;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes what follows what is known, and tells whoever follows.
-    fn take(&mut self, inner: &Arc<Inner>, page: Vec<Known>) {
+    fn take(&mut self, inner: &Inner, page: Vec<Known>) {
         let Some(last) = page.last() else { return };
         (self.number, self.uid) = (last.entry.number, last.uid.clone());
         inner.tail.extend(page.iter().map(|known| known.entry.clone()).collect());
-        let sessions: Vec<_> =
-            page.iter().map(|known| known.entry.clone()).filter(|entry| session_in(entry).is_some()).collect();
-        let finishing = Arc::downgrade(inner);
         // Who added it is about to end the session as well; should it not come to that, somebody else does.
-        tokio::spawn(async move {
-            sleep(FINISHED_WITHIN).await;
-            for entry in sessions {
-                let Some(inner) = finishing.upgrade() else { return };
-                if let Err(cause) = inner.ended_with(&entry).await {
-                    tracing::error!(%cause, "a session that the log has as revoked could not be ended");
-                }
-            }
-        });
+        inner.finish(page.iter().map(|known| &known.entry));
         self.recent.extend(page);
         let surplus = self.recent.len().saturating_sub(REMEMBERED);
         self.recent.drain(..surplus);
@@ -402,13 +409,15 @@ impl Reader {
         let uids: HashSet<&str> = there.iter().map(|known| &*known.uid).collect();
         let ours: HashSet<&str> = self.recent.iter().map(|known| &*known.uid).collect();
         let now = inner.now();
-        // What has been taken out on purpose is not missed: it had expired, or something later stands for it.
+        // A lifting that was lost stays lost: what it took back may have been said again since, and to be refused is the
+        // safe side. What has been taken out on purpose is not missed: it had expired, or something later stands for it.
         let mut later = HashSet::new();
         let mut missing: Vec<&Known> = Vec::new();
         for known in self.recent.iter().rev() {
-            let superseded = !later.insert(name_of(&known.entry)) && !known.entry.what.is_exact();
+            let superseded = !later.insert(name_of(&known.entry));
             let lifted = there.iter().any(|other| other.entry.lifts && name_of(&other.entry) == name_of(&known.entry));
-            if !uids.contains(&*known.uid) && known.entry.until > now && !superseded && !lifted {
+            let missed = !uids.contains(&*known.uid) && known.entry.until > now && !known.entry.lifts;
+            if missed && !superseded && !lifted {
                 missing.push(known);
             }
         }
@@ -433,9 +442,54 @@ impl Reader {
             inner.add(again, self.number + 1, besides).await?;
         }
         let head = inner.head().await?;
+        self.connections = inner.link.connections();
         self.read_on(inner, &head).await?;
         self.uid = head.uid;
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Has sessions ended that these entries are about, a little later: who added them is about to do so.
+    fn finish<'a>(&self, entries: impl Iterator<Item = &'a Revocation>) {
+        let due = Instant::now() + FINISHED_WITHIN;
+        let mut unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        unfinished.extend(entries.filter(|entry| session_in(entry).is_some()).map(|entry| (due, entry.clone())));
+    }
+
+    /// Ends what is due; what cannot be ended now comes again.
+    async fn finish_due(&self) -> Result<(), Unavailable> {
+        loop {
+            let next = {
+                let mut unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+                if unfinished.front().is_none_or(|(due, _)| *due > Instant::now()) {
+                    return Ok(());
+                }
+                unfinished.pop_front()
+            };
+            let Some((due, entry)) = next else { return Ok(()) };
+            if let Err(error) = self.ended_with(&entry).await {
+                self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push_front((due, entry));
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Ends sessions that the log has as ended and whose rows do not say so, for as long as somebody has the store.
+pub(super) async fn finish(store: Weak<Inner>) {
+    let mut complained = false;
+    while let Some(inner) = store.upgrade() {
+        match inner.finish_due().await {
+            Ok(()) => complained = false,
+            Err(cause) if !complained => {
+                tracing::error!(%cause, "sessions that the log has as revoked cannot be ended yet");
+                complained = true;
+            }
+            Err(_) => {}
+        }
+        drop(inner);
+        sleep(FINISH_INTERVAL).await;
     }
 }
 

@@ -12,7 +12,7 @@ mod names;
 mod scripts;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -70,8 +70,16 @@ pub enum RedisOpenError {
     Moved(Arc<str>),
 }
 
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Serve,
+    /// To move it, which may have been begun before.
+    Move,
+}
+
 struct Inner {
-    link: Link,
+    link: Arc<Link>,
     names: Names,
     clock: Clock,
     tail: Arc<Tail>,
@@ -86,6 +94,8 @@ struct Inner {
     clients: Mutex<HashSet<Box<str>>>,
     /// Where sweeping goes on.
     swept: Mutex<u8>,
+    /// What the log has of sessions, and their rows may not have yet; and from when on that is looked at.
+    unfinished: Mutex<VecDeque<(tokio::time::Instant, Revocation)>>,
 }
 
 impl fmt::Debug for Inner {
@@ -104,10 +114,10 @@ enum Swapped {
 
 impl Redis {
     /// Opens the store that is there, or begins one. Must be called within the runtime that is to read its log.
-    pub(super) async fn open(config: RedisConfig, clock: Clock) -> Result<Self, RedisOpenError> {
+    pub(super) async fn open(config: RedisConfig, clock: Clock, purpose: Purpose) -> Result<Self, RedisOpenError> {
         let names = Names(config.prefix.clone());
-        let link = Link::new(config);
-        let position = begin(&link, &names).await?;
+        let link = Arc::new(Link::new(config));
+        let position = begin(&link, &names, purpose).await?;
         let inner = Arc::new(Inner {
             link,
             names,
@@ -119,10 +129,12 @@ impl Redis {
             lost: Mutex::default(),
             clients: Mutex::default(),
             swept: Mutex::default(),
+            unfinished: Mutex::default(),
         });
         let reader = Reader::start(&inner).await?;
         inner.tail.advance(reader.number());
         tokio::spawn(reader.run(Arc::downgrade(&inner)));
+        tokio::spawn(log::finish(Arc::downgrade(&inner)));
         Ok(Self(inner))
     }
 
@@ -174,6 +186,7 @@ impl Redis {
     }
 
     pub(super) async fn keep_code(&self, name: Digest, value: Box<[u8]>, until: Timestamp) -> Result<(), Unavailable> {
+        self.0.in_place()?;
         let place = Place::of_digest(&name);
         let mut keep = Script::Keep.on(&[&self.0.names.code(&name), &self.0.names.single(place, "codes")]);
         keep.arg(until.0).arg([b"c", &name[..]].concat()).arg(&*value);
@@ -181,15 +194,19 @@ impl Redis {
     }
 
     pub(super) async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
+        self.0.in_place()?;
         let mut take = Script::Take.on(&[&self.0.names.code(&name)]);
         take.arg(self.0.now().0).arg(&session.0);
         let answer: Option<(Vec<u8>, Vec<u8>)> = self.0.link.write(Place::of_digest(&name), take).await?;
-        let Some((taken, value)) = answer else { return Ok(Taken::Unknown) };
+        let Some((taken, value)) = answer else {
+            return self.0.has_its_data(Place::of_digest(&name)).await.map(|()| Taken::Unknown);
+        };
         let by = SessionId(taken.try_into().map_err(|_| Unavailable("an authorization code is damaged".into()))?);
         Ok(if by == session { Taken::Now(value.into()) } else { Taken::Before(by) })
     }
 
     pub(super) async fn mark(&self, name: Digest, until: Timestamp) -> Result<bool, Unavailable> {
+        self.0.in_place()?;
         let place = Place::of_digest(&name);
         let mut mark = Script::Mark.on(&[&self.0.names.mark(&name), &self.0.names.single(place, "codes")]);
         mark.arg(self.0.now().0).arg(until.0).arg([b"m", &name[..]].concat()).arg(&*uid());
@@ -320,6 +337,16 @@ impl Inner {
         }
     }
 
+    /// Whether a part is what it was, so that what is not there has never been.
+    async fn has_its_data(&self, place: Place) -> Result<(), Unavailable> {
+        let mut ask = redis::cmd("EXISTS");
+        ask.arg(self.names.single(place, "life"));
+        match self.link.read(place, &ask).await? {
+            true => Ok(()),
+            false => Err(Unavailable("a part of it has lost its data".into())),
+        }
+    }
+
     async fn open_session(&self, new: &NewSession) -> Result<Opened, Unavailable> {
         self.in_place()?;
         let id = new.id;
@@ -332,9 +359,19 @@ impl Inner {
         let place = Place::of(id);
         let keys = self.keys_of(id, Some(&row));
         let mut open = Script::Open.on(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        open.arg(stamped(&row)).arg(&id.0).arg(row.expires().0);
-        if !self.link.write::<bool>(place, open).await? {
-            return Err(Unavailable("a session of that name is there already".into()));
+        let bytes = stamped(&row);
+        open.arg(&bytes).arg(&id.0).arg(row.expires().0);
+        match self.link.write::<bool>(place, open).await {
+            Ok(true) => {}
+            Ok(false) => return Err(Unavailable("a session of that name is there already".into())),
+            Err(error) => {
+                // It may be there all the same, and nobody has it: it must not count among those of its subject.
+                let mut forget = Script::Forget.on(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>());
+                forget.arg(&bytes).arg(&id.0);
+                let link = self.link.clone();
+                tokio::spawn(async move { link.read::<bool>(place, &forget).await });
+                return Err(error);
+            }
         }
         let ended = match new.max_sessions {
             Some(most) => self.make_room(&new.subject, most as usize).await?,
@@ -403,7 +440,7 @@ impl Inner {
             };
             match swapped {
                 Swapped::Done => return Ok(rotation),
-                Swapped::Gone => return Ok(Rotation::Unknown),
+                Swapped::Gone => return self.has_its_data(Place::of(id)).await.map(|()| Rotation::Unknown),
                 Swapped::Other(there) => {
                     row = unstamped(&there)?;
                     bytes = there;
@@ -419,6 +456,10 @@ impl Inner {
         for _ in 0..TRIES {
             let revocation = row.clone().revoke(id, Ended { at: self.now(), number: 0 }, reason);
             if row.is_revoked() {
+                if self.link.waits() {
+                    // Who ended it may have been told that too few have it.
+                    self.swap(id, &bytes, &bytes, row.expires()).await?;
+                }
                 return Ok(Some((revocation, false)));
             }
             let (revocation, swapped) = self.ended_by(id, &bytes, &row, revocation).await?;
@@ -473,6 +514,7 @@ impl Inner {
     }
 
     async fn swap(&self, id: SessionId, old: &[u8], new: &[u8], expires: Timestamp) -> Result<Swapped, Unavailable> {
+        self.in_place()?;
         let place = Place::of(id);
         let mut swap = Script::Swap.on(&[&self.names.row(id), &self.names.single(place, "expiry")]);
         swap.arg(old).arg(new).arg(&id.0).arg(expires.0);
@@ -614,14 +656,14 @@ impl Inner {
 }
 
 /// Finds the store, or begins it: where its log stands.
-async fn begin(link: &Link, names: &Names) -> Result<Position, RedisOpenError> {
+async fn begin(link: &Arc<Link>, names: &Names, purpose: Purpose) -> Result<Position, RedisOpenError> {
     let meta = names.single(Place::Log, "meta");
     let mut ask = Pipeline::new();
     ask.cmd("HMGET").arg(&meta).arg(&["format", "life", "moved"]);
     ask.cmd("TIME");
     type Meta = (Option<u64>, Option<u64>, Option<u64>);
     let ((format, life, moved), (seconds, micros)): (Meta, (u64, u64)) = link.read_all(Place::Log, &ask).await?;
-    if moved.is_some() {
+    if moved.is_some() && purpose == Purpose::Serve {
         return Err(RedisOpenError::Moved(names.0.clone()));
     }
     match format {

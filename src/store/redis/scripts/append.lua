@@ -11,9 +11,13 @@ local function take_out(number)
   redis.call('ZREM', expiry, number)
 end
 
--- Who asks again because an answer was lost is told what came of it.
+-- Who asks again because an answer was lost is told what came of it. That is written again, so that WAIT has something to
+-- wait for.
 local before = redis.call('GET', done)
-if before then return before end
+if before then
+  redis.call('SET', done, before, 'PX', 60000)
+  return before
+end
 if required ~= '' and #redis.call('XRANGE', entries, required .. '-0', required .. '-0') == 0 then return false end
 
 local last = tonumber(redis.call('HGET', meta, 'last') or '0')
