@@ -108,6 +108,37 @@ fn gates_follow_each_others_signing_keys() {
 }
 
 #[test]
+fn a_key_that_was_revoked_does_not_come_back_by_a_failover() {
+    let Some(redis) = Redis::start() else { return };
+    let upstream = Upstream::start();
+    let yaml = shared(&upstream, &at(&redis), "");
+    let gates = [Sidegate::start(&yaml), Sidegate::start(&yaml)];
+    let before = redis.cli(&["get", "sidegate:{log}:keys"]);
+    let (access, _) = log_in(&gates[0]);
+    let kid = run(&gates[0], &["keys", "list"]).split(' ').next().unwrap().to_owned();
+    run(&gates[0], &["keys", "revoke", &kid]);
+    let is_revoked = |gate: &Sidegate| {
+        let list = run(gate, &["keys", "list"]);
+        list.lines().any(|line| line.starts_with(&kid) && line.contains(" revoked ")).then_some(())
+    };
+    wait_for("both to know", || is_revoked(&gates[0]).and(is_revoked(&gates[1])));
+    // What a replica had that did not know of it yet.
+    let forgets = format!(
+        "redis.call('SET', 'sidegate:{{log}}:keys', ARGV[1]) redis.call('HINCRBY', 'sidegate:{{log}}:meta', 'keys', 1)"
+    );
+    redis.cli(&["eval", &forgets, "0", &before]);
+    wait_for("it to be put back", || redis.cli(&["get", "sidegate:{log}:keys"]).contains("revoked").then_some(()));
+    for gate in &gates {
+        wait_for("it to be revoked", || is_revoked(gate));
+        assert_eq!(gate.get_with("/", &access).status, 401);
+        let (access, _) = log_in(gate);
+        wait_for("the new key to be known", || {
+            (gates.iter().all(|gate| gate.get_with("/", &access).status == 200)).then_some(())
+        });
+    }
+}
+
+#[test]
 fn redis_over_tls_with_a_user_of_its_own_and_no_more_rights_than_documented() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/sessions.md")).unwrap();
     let rules = page.lines().find_map(|line| line.strip_prefix("ACL SETUSER sidegate on >password ")).unwrap();

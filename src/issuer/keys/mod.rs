@@ -392,7 +392,31 @@ impl Ring {
     /// Takes what another process has put into the store.
     fn reload(&self, entries: &mut Vec<Entry>) -> Result<(), KeysError> {
         let Some(text) = self.vault.read()? else { return Ok(()) };
-        let (changed, _) = self.seal.open_all(text.expose()).map_err(|why| self.vault.error(why))?;
+        let (mut changed, _) = self.seal.open_all(text.expose()).map_err(|why| self.vault.error(why))?;
+        let now = self.clock.now();
+        // A store that has failed over may have forgotten that a key was revoked. It does not come back by that.
+        let revoked = |entry: &&Entry| entry.state == State::Revoked && entry.until.is_none_or(|until| now < until);
+        let mut forgotten = false;
+        for ours in entries.iter().filter(revoked) {
+            match changed.iter_mut().find(|theirs| theirs.kid == ours.kid) {
+                Some(theirs) if theirs.state == State::Revoked => continue,
+                Some(theirs) => *theirs = ours.clone(),
+                None => changed.push(ours.clone()),
+            }
+            forgotten = true;
+        }
+        if forgotten {
+            if !changed.iter().any(|entry| entry.state == State::Active) {
+                // The one that signs here already, if there is one: others know it by now.
+                match entries.iter().find(|entry| entry.state == State::Active) {
+                    Some(ours) => changed.push(ours.clone()),
+                    None => changed.push(self.fresh(State::Active, now)?),
+                }
+            }
+            if !self.vault.write(&self.seal.close_all(&changed))? {
+                return Err(KeysError::Meanwhile);
+            }
+        }
         self.adopt(entries, changed, Facts { cause: Some("elsewhere"), ..Facts::default() });
         Ok(())
     }

@@ -281,6 +281,25 @@ async fn a_session_that_only_the_log_has_as_ended_is_ended_by_whoever_reads_it()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_forgot_in_a_failover_that_its_session_had_ended_is_told_again() {
+    let Some(shared) = Shared::start(Options::default()) else { return };
+    let (one, two) = (shared.store().await, shared.store().await);
+    let id = one.open(new_session()).await.unwrap().session.id;
+    let mut connection = shared.connection();
+    let key = [format!("sidegate:{{{:02}}}:s:", id.0[15] % 64).as_bytes(), &id.0].concat();
+    let row: Vec<u8> = connection.get(&key).unwrap();
+    let ended = one.revoke_session(id, "a test").await.unwrap().unwrap();
+    has_read(&two, ended.number).await;
+    drop(one);
+    // The log's server has it, and that of the row has not: everybody has to connect anew.
+    connection.set::<_, _, ()>(&key, &row).unwrap();
+    shared.redis.cli(&["client", "kill", "type", "normal"]);
+    let state = async || two.record(id).await.unwrap().unwrap().state(Clock::System.now());
+    let told = timeout(PATIENCE, async { while state().await != "revoked" {} });
+    told.await.expect("it is told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_has_lost_its_data_says_so_and_calls_nobody_unknown() {
     let Some(mut shared) = Shared::start(Options::default()) else { return };
     let one = shared.store().await;
