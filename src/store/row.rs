@@ -129,9 +129,16 @@ impl Row {
         self.ended.is_some()
     }
 
-    /// Whether the entry of that number in the log has ended it.
-    pub(super) fn is_ended_by(&self, number: u64) -> bool {
-        self.ended.is_some_and(|ended| ended.number == number)
+    /// Whether it is known under which number the log has its end; 0 is none.
+    pub(super) fn is_entered(&self) -> bool {
+        self.ended.is_some_and(|ended| ended.number > 0)
+    }
+
+    /// The log has its end under that number.
+    pub(super) fn enter(&mut self, number: u64) {
+        if let Some(ended) = &mut self.ended {
+            ended.number = number;
+        }
     }
 
     pub(super) fn subject(&self) -> &str {

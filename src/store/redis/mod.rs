@@ -1,8 +1,9 @@
 //! The store in Redis or Valkey, which several processes share: alone, under Sentinels, or as a cluster.
 //!
 //! What a verb does to a session is decided here, by the same code as in the embedded store; a script then puts the new row in
-//! place of the old one unless somebody else was faster, in which case it is decided anew. A revocation goes into the log first,
-//! then into the row; whoever reads the log on finishes what another one could not. What time it is, the server of the log says.
+//! place of the old one unless somebody else was faster, in which case it is decided anew. A session is ended in its row,
+//! then in the log; where a failover has lost the one or the other, whoever has read the log on tells it again. What time
+//! it is, the server of the log says.
 
 mod config;
 mod link;
@@ -42,6 +43,8 @@ use crate::{
 const FORMAT: u64 = 1;
 /// How often a verb decides anew because somebody else was faster.
 const TRIES: usize = 200;
+/// How long who has ended a session has to enter that into the log, before others do it.
+const ENTERED_WITHIN: Duration = Duration::from_secs(10);
 /// How many rows are asked for at a time.
 const CHUNK: usize = 256;
 
@@ -434,6 +437,12 @@ impl Inner {
                     let (revocation, swapped) = self.ended_by(id, &bytes, &row, revocation).await?;
                     (Rotation::RolledBack(revocation), swapped)
                 }
+                // Who ended it a while ago has come no further.
+                Rotation::Revoked(ended)
+                    if !row.is_entered() && self.now().since(ended.at).is_some_and(|since| since > ENTERED_WITHIN) =>
+                {
+                    return self.entered(id, &bytes, &row, "it had ended").await.map(Rotation::Revoked);
+                }
                 Rotation::Revoked(_) | Rotation::LoggedOut | Rotation::Expired | Rotation::Unknown => {
                     return Ok(rotation);
                 }
@@ -455,6 +464,10 @@ impl Inner {
         let Some((mut bytes, mut row)) = self.row(id).await? else { return Ok(None) };
         for _ in 0..TRIES {
             let revocation = row.clone().revoke(id, Ended { at: self.now(), number: 0 }, reason);
+            if row.is_revoked() && !row.is_entered() {
+                // Who ended it has come no further.
+                return Ok(Some((self.entered(id, &bytes, &row, reason).await?, true)));
+            }
             if row.is_revoked() {
                 if self.link.waits() {
                     // Who ended it may have been told that too few have it.
@@ -475,8 +488,7 @@ impl Inner {
         Err(Unavailable("too many ask for one session at once".into()))
     }
 
-    /// Enters a revocation of a session into the log, then into its row. Should the row have changed in between, what is in the
-    /// log is true nevertheless: the session is about to be ended.
+    /// Ends a session in its row, which decides who was first; then enters that into the log, and its number into the row.
     async fn ended_by(
         &self,
         id: SessionId,
@@ -484,15 +496,23 @@ impl Inner {
         row: &Row,
         revocation: Revocation,
     ) -> Result<(Revocation, Swapped), Unavailable> {
-        let revocation = self.append(revocation).await?;
         let mut next = row.clone();
-        next.revoke(id, Ended { at: revocation.at, number: revocation.number }, "");
-        let swapped = match self.swap(id, bytes, &stamped(&next), next.expires()).await? {
-            // Who reads the log on was faster, with this very entry.
-            Swapped::Other(there) if unstamped(&there)?.is_ended_by(revocation.number) => Swapped::Done,
-            swapped => swapped,
-        };
-        Ok((revocation, swapped))
+        next.revoke(id, Ended { at: revocation.at, number: 0 }, "");
+        let ended = stamped(&next);
+        match self.swap(id, bytes, &ended, next.expires()).await? {
+            Swapped::Done => Ok((self.entered(id, &ended, &next, &revocation.reason).await?, Swapped::Done)),
+            swapped => Ok((revocation, swapped)),
+        }
+    }
+
+    /// Enters into the log that a session has ended, where its row says that and no number of the log yet.
+    async fn entered(&self, id: SessionId, bytes: &[u8], row: &Row, reason: &str) -> Result<Revocation, Unavailable> {
+        let mut next = row.clone();
+        let revocation = self.append(next.revoke(id, Ended { at: self.now(), number: 0 }, reason)).await?;
+        next.enter(revocation.number);
+        // Where somebody else was faster, it is in the log twice, and says the same.
+        self.swap(id, bytes, &stamped(&next), next.expires()).await?;
+        Ok(revocation)
     }
 
     /// Ends the session that an entry of the log is about, where that is not done yet.
