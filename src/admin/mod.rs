@@ -106,6 +106,9 @@ where
                     if let Some(feed) = &api.feed {
                         feed.report();
                     }
+                    if let Some(issuer) = &api.issuer {
+                        issuer.report_freshness();
+                    }
                     answer(&request, &health, &metrics, &slowest_worker)
                 })
             });

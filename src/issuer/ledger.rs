@@ -112,7 +112,6 @@ impl Ledger {
     pub(super) async fn follow(self, freshness: Arc<Freshness>) {
         let tail = self.0.store.tail().clone();
         let (mut head, mut number) = (tail.head(), 0);
-        let metrics = FeedMetrics::new(&self.0.metrics);
         loop {
             // Read before the log is.
             let known_up_to = tail.as_of();
@@ -120,7 +119,6 @@ impl Ledger {
                 Ok(()) => freshness.known_up_to(known_up_to),
                 Err(cause) => tracing::debug!(%cause, "the revocation log cannot be read on"),
             }
-            metrics.age(freshness.age(), freshness.is_stale());
             let _ = timeout(FOLLOW_INTERVAL, head.changed()).await;
         }
     }

@@ -198,6 +198,13 @@ impl Issuer {
         self.freshness.clone()
     }
 
+    /// Says in the metrics how old what is known of the revocation log is, where others add to it as well.
+    pub fn report_freshness(&self) {
+        if let Some(freshness) = &self.freshness {
+            FeedMetrics::new(&self.metrics).age(freshness.age(), freshness.is_stale());
+        }
+    }
+
     /// What it serves at a path, taken byte for byte as the client sent it; `None` where the path is not the issuer's.
     pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
         self.paths.find(path)
