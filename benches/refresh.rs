@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! cargo build --release
-//! cargo bench --bench refresh -- [--alg ES256,RS256] [--store embedded,redis] [--connections 16] [--seconds 6] [--rounds 3]
+//! cargo bench --bench refresh -- [--alg ES256,RS256] [--store embedded,redis] [--connections 16] [--seconds 6] [--rounds 3] \
+//!     [--program target/release/sidegate,/tmp/sidegate-before]
 //! ```
 //!
-//! `target/release/sidegate` runs on core 0 with one worker, this program and a `redis-server` (which appends to its file before
-//! it answers) on core 1. Each connection has a session of its own, and asks again as soon as it has its answer. The kinds take
-//! turns, so that what else the machine does falls on all of them.
+//! The program runs on core 0 with one worker, this one and a `redis-server` (which appends to its file before it answers) on
+//! core 1. Each connection has a session of its own, and asks again as soon as it has its answer. The kinds take turns, and
+//! programs within them, so that what else the machine does falls on all of them. Each kind's last line is the median of its
+//! rounds, beside that of the last program.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark says what it has found, or stops")]
 #![allow(missing_docs, reason = "it is a program")]
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
@@ -37,8 +40,8 @@ fn main() {
         let at = arguments.iter().position(|argument| argument == name);
         at.map_or(default.to_owned(), |at| arguments[at + 1].clone())
     };
-    let program = format!("{}/target/release/sidegate", env!("CARGO_MANIFEST_DIR"));
-    if !Path::new(&program).exists() {
+    let programs = option("--program", concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/sidegate"));
+    if let Some(program) = programs.split(',').find(|program| !Path::new(program).exists()) {
         println!("there is no {program}: cargo build --release");
         return;
     }
@@ -47,14 +50,32 @@ fn main() {
     let seconds = Duration::from_secs_f64(option("--seconds", "6").parse().unwrap());
     let rounds: usize = option("--rounds", "3").parse().unwrap();
     println!("store     alg    connections  grants/s  CPU µs/grant  p50 ms  p99 ms  Redis CPU µs/grant");
+    let mut all: BTreeMap<(&str, &str, &str), Vec<f64>> = BTreeMap::new();
     for _ in 0..rounds {
-        for algorithm in algorithms.split(',') {
-            for store in stores.split(',') {
-                let found = run(&program, store, algorithm, connections, seconds);
-                println!("{store:<9} {algorithm:<6} {connections:<12} {found}");
+        for (algorithm, store) in kinds(&algorithms, &stores) {
+            for program in programs.split(',') {
+                let (found, cost) = run(program, store, algorithm, connections, seconds);
+                println!("{store:<9} {algorithm:<6} {connections:<12} {found}  {program}");
+                all.entry((algorithm, store, program)).or_default().push(cost);
             }
         }
     }
+    let last = programs.rsplit(',').next().unwrap();
+    for (algorithm, store) in kinds(&algorithms, &stores) {
+        for program in programs.split(',') {
+            let mut median = |program| {
+                let costs = all.get_mut(&(algorithm, store, program)).unwrap();
+                costs.sort_by(f64::total_cmp);
+                costs[costs.len() / 2]
+            };
+            let (cost, beside) = (median(program), median(last));
+            println!("{store:<9} {algorithm:<6} {cost:>6.1} µs, {:.3} of {beside:.1}  {program}", cost / beside);
+        }
+    }
+}
+
+fn kinds<'a>(algorithms: &'a str, stores: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    algorithms.split(',').flat_map(move |algorithm| stores.split(',').map(move |store| (algorithm, store)))
 }
 
 /// A process that is killed when it is dropped.
@@ -84,7 +105,7 @@ impl Running {
     }
 }
 
-fn run(program: &str, store: &str, algorithm: &str, connections: usize, seconds: Duration) -> String {
+fn run(program: &str, store: &str, algorithm: &str, connections: usize, seconds: Duration) -> (String, f64) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (port, admin) = (free_port(), free_port());
     let redis = (store == "redis").then(|| {
@@ -99,7 +120,8 @@ fn run(program: &str, store: &str, algorithm: &str, connections: usize, seconds:
         None => "embedded: { path: data }".into(),
     };
     write_config(folder.path(), port, admin, algorithm, &place);
-    let gate = Running::on_core("0", program, &["run", "--config", "config.yaml"], folder.path());
+    let program = fs::canonicalize(program).unwrap();
+    let gate = Running::on_core("0", program.to_str().unwrap(), &["run", "--config", "config.yaml"], folder.path());
     wait_for(port);
     let address = SocketAddr::from(([127, 0, 0, 1], port));
 
@@ -132,7 +154,7 @@ fn run(program: &str, store: &str, algorithm: &str, connections: usize, seconds:
     if redis.is_some() {
         let _ = write!(line, " {:.1}", each(by_redis));
     }
-    line
+    (line, each(worked))
 }
 
 /// Refreshes as long as it is told to; how long it waited for each answer while it was counted.
