@@ -1,8 +1,16 @@
 //! The session store together with what memory has to know of it before an answer goes out.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
 
 use super::by::By;
 use crate::{
@@ -13,7 +21,7 @@ use crate::{
         Session, Stats, Store, Unavailable, Visitor, Whose,
     },
     telemetry::{
-        FeedMetrics, Metrics,
+        Metrics,
         audit::{Audit, Event, Facts},
     },
     types::{Credential, IssuerUrl, Position, SessionId},
@@ -29,7 +37,7 @@ const PAGE: usize = 1024;
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The verbs of the store as the issuer uses them. A revocation is durable first, then in memory, then answered; and since
-/// a client may hang up at any point of that, each verb runs to its end in a task of its own.
+/// a client may hang up at any point of that, each verb runs to its end though nobody waits for it any more.
 #[derive(Clone)]
 pub(super) struct Ledger(Arc<Inner>);
 
@@ -41,6 +49,8 @@ struct Inner {
     clock: Clock,
     metrics: Metrics,
     audit: Audit,
+    /// Where a verb goes on that nobody waits for any more.
+    runtime: Handle,
 }
 
 /// What led to a revocation.
@@ -80,6 +90,7 @@ impl Cause {
 }
 
 impl Ledger {
+    /// Must be called within the issuer's runtime.
     pub(super) fn new(
         url: IssuerUrl,
         store: Store,
@@ -89,7 +100,8 @@ impl Ledger {
         metrics: Metrics,
         audit: Audit,
     ) -> Self {
-        Self(Arc::new(Inner { url, store, revocations, blacklist, clock, metrics, audit }))
+        let runtime = Handle::current();
+        Self(Arc::new(Inner { url, store, revocations, blacklist, clock, metrics, audit, runtime }))
     }
 
     /// Tells memory of every live revocation, so that nothing that was revoked is forgotten.
@@ -305,10 +317,36 @@ impl Ledger {
         T: Send + 'static,
         F: Future<Output = Result<T, Unavailable>> + Send + 'static,
     {
-        match timeout(PATIENCE, tokio::spawn(verb(self.0.clone()))).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Unavailable("the request was broken off".into())),
-            Err(_) => Err(Unavailable("it did not answer in time".into())),
+        let verb = Verb { rest: Some(Box::pin(verb(self.0.clone()))), runtime: &self.0.runtime };
+        timeout(PATIENCE, verb).await.unwrap_or_else(|_| Err(Unavailable("it did not answer in time".into())))
+    }
+}
+
+/// A verb under way. What is left of it when it is dropped goes on in a task of its own; one that is waited for to its end, as
+/// nearly all are, needs none.
+struct Verb<'a, F: Future<Output: Send> + Send + 'static> {
+    rest: Option<Pin<Box<F>>>,
+    runtime: &'a Handle,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Verb<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        // Taken out, so that nothing is left of one that panics.
+        let Some(mut rest) = self.rest.take() else { return Poll::Pending };
+        let polled = rest.as_mut().poll(context);
+        if polled.is_pending() {
+            self.rest = Some(rest);
+        }
+        polled
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Verb<'_, F> {
+    fn drop(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            self.runtime.spawn(rest);
         }
     }
 }
