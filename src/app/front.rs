@@ -60,7 +60,8 @@ impl Handler for Front {
 }
 
 impl Front {
-    /// Reads the form on this worker, and lets the issuer answer on its own runtime, where it may take its time.
+    /// Reads the form on this worker, and lets the issuer answer: here where that is quick, since to hand a request over and
+    /// its answer back costs about as much as a signature; otherwise on its own runtime, where it may take its time.
     async fn ask(
         &self,
         issuer: &Arc<Issuer>,
@@ -79,7 +80,11 @@ impl Front {
                 if endpoint == Endpoint::Feed {
                     return self.feed(&issuer, &request, started);
                 }
-                match self.control.spawn(async move { issuer.handle(endpoint, request).await }).await {
+                let quick = issuer.is_quick(endpoint);
+                let answer = async move { issuer.handle(endpoint, request).await };
+                // A task of its own either way: a client that hangs up does not keep what was done from being told.
+                let answering = if quick { tokio::spawn(answer) } else { self.control.spawn(answer) };
+                match answering.await {
                     Ok(response) => response,
                     Err(error) => {
                         tracing::error!(%error, "the issuer failed");

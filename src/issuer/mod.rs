@@ -64,7 +64,7 @@ const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// How many sessions one step of a sweep takes, so that refreshes get their turn in between.
 const SWEEP_STEP: usize = 32;
 
-/// The internal issuer. It lives on a runtime of its own: a request may hash a password or wait for the disk.
+/// The internal issuer. It has a runtime of its own, for what takes its time.
 pub struct Issuer {
     config: Config,
     clients: HashMap<ClientId, Client>,
@@ -208,6 +208,17 @@ impl Issuer {
     /// What it serves at a path, taken byte for byte as the client sent it; `None` where the path is not the issuer's.
     pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
         self.paths.find(path)
+    }
+
+    /// Whether an answer holds up the thread that makes it no longer than a request that is forwarded does. Passwords are
+    /// hashed and the embedded store is written on other threads, so that what is left is a signature. A connection to Redis
+    /// is made by whoever finds none, and belongs on the issuer's own runtime, so that it outlives who has asked for it.
+    pub fn is_quick(&self, endpoint: Endpoint) -> bool {
+        match endpoint {
+            Endpoint::Token => matches!(self.config.store, StoreConfig::Embedded) && self.ring.signer().is_quick(),
+            Endpoint::Jwks | Endpoint::Metadata => true,
+            Endpoint::Revoke | Endpoint::Feed => false,
+        }
     }
 
     /// Answers a request whose body has been read, up to [`MAX_FORM_BYTES`].

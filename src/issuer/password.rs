@@ -9,7 +9,7 @@ use std::{
 use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash::phc::PasswordHash};
 use aws_lc_rs::{digest, hmac, rand};
 use subtle::ConstantTimeEq as _;
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 
 use super::{SecretHash, error::Error};
 use crate::types::{ClientId, Secret};
@@ -34,6 +34,8 @@ const RESERVED_BLOCKS: usize = 33 * 1024;
 pub(super) struct Passwords {
     admitted: Arc<Semaphore>,
     running: Arc<Semaphore>,
+    /// Whose spare threads hash.
+    runtime: Handle,
     process_key: hmac::Key,
     /// The MAC of each client's right secret, once it has been seen. A client's hash never changes under an issuer, so an
     /// entry is good for as long as the issuer lives; there are at most as many as clients.
@@ -41,12 +43,14 @@ pub(super) struct Passwords {
 }
 
 impl Passwords {
+    /// Must be called within the issuer's runtime.
     pub(super) fn new() -> Self {
         let mut key = [0; 32];
         rand::fill(&mut key).expect("a system without random numbers cannot issue tokens");
         Self {
             admitted: Arc::new(Semaphore::new(AT_ONCE + WAITING)),
             running: Arc::new(Semaphore::new(AT_ONCE)),
+            runtime: Handle::current(),
             process_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             remembered: Mutex::default(),
         }
@@ -69,7 +73,7 @@ impl Passwords {
         let running = running.map_err(|_| Error::Busy)?;
         let secret = Secret::new(secret.into());
         // The permits go along: a client that hangs up must not make room for more than can run.
-        let verified = spawn_blocking(move || {
+        let verified = self.runtime.spawn_blocking(move || {
             let _permits = (admitted, running);
             Argon2id::parse(&phc).is_ok_and(|hash| hash.verify(secret.expose()))
         });
