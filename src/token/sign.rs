@@ -26,6 +26,14 @@ pub struct Signer {
     pair: Pair,
 }
 
+/// What stands before the claims (RFC 7515 §4.1).
+#[derive(serde::Serialize)]
+struct Header<'a> {
+    alg: &'a str,
+    kid: &'a str,
+    typ: &'a str,
+}
+
 enum Pair {
     Ec(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
@@ -91,10 +99,12 @@ impl Signer {
     /// # Errors
     /// When the claims are no JSON object, or the primitive fails; neither happens with a key that [`Signer::new`] took.
     pub fn sign(&self, typ: &str, claims: &impl serde::Serialize) -> Result<String, KeyError> {
-        let header = json!({ "alg": self.algorithm.name(), "typ": typ, "kid": self.kid });
-        let claims = serde_json::to_vec(claims).map_err(|e| KeyError(format!("claims that are no JSON: {e}")))?;
+        let unwritable = |e| KeyError(format!("claims that are no JSON: {e}"));
+        let header = Header { alg: self.algorithm.name(), kid: &self.kid, typ };
+        let (header, claims) =
+            (serde_json::to_vec(&header).map_err(unwritable)?, serde_json::to_vec(claims).map_err(unwritable)?);
         let mut token = String::with_capacity(claims.len() * 4 / 3 + 512);
-        URL_SAFE_NO_PAD.encode_string(header.to_string(), &mut token);
+        URL_SAFE_NO_PAD.encode_string(header, &mut token);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(claims, &mut token);
         let signature = self.signature(token.as_bytes())?;
