@@ -105,6 +105,7 @@ fn cluster_outlives_the_loss_of_a_master() {
     for key in keys {
         assert_eq!(cluster.cli(&["set", key, key]), "OK");
     }
+    cluster.wait_replicated();
     let lost = cluster.master_of("a");
     cluster.kill(lost);
     cluster.wait_ok();

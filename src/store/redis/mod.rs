@@ -5,48 +5,45 @@
 //! then in the log; where a failover has lost the one or the other, whoever has read the log on tells it again. What time
 //! it is, the server of the log says.
 
+mod codes;
 mod config;
 mod link;
 mod log;
 mod moving;
 mod names;
+mod rows;
 mod scripts;
+mod sessions;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::{Layout, Login, RedisConfig, Tls, Wait};
 use self::{
     link::Link,
-    log::{Reader, session_in, uid},
+    log::Reader,
     names::{Names, PARTS, Place},
+    rows::unstamped,
     scripts::Script,
 };
 use super::{
-    Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Rotation, RotationRules, Session,
-    Stats, Swept, Tail, Taken, Unavailable, Visitor, Whose,
-    row::{Ended, Row, decode, encode},
+    Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Rotation, RotationRules, Session, Stats,
+    Swept, Tail, Unavailable, Visitor, Whose,
 };
 use crate::{
     clock::{Clock, Timestamp},
-    types::{Position, SessionId, Subject},
+    types::{Position, SessionId},
 };
 
 /// The format of what is kept there.
 const FORMAT: u64 = 1;
-/// How often a verb decides anew because somebody else was faster.
-const TRIES: usize = 200;
-/// How long who has ended a session has to enter that into the log, before others do it.
-const ENTERED_WITHIN: Duration = Duration::from_secs(10);
-/// How many rows are asked for at a time.
-const CHUNK: usize = 256;
 
 /// The store in Redis. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -105,14 +102,6 @@ impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis").field("prefix", &self.names.0).finish_non_exhaustive()
     }
-}
-
-/// What came of putting a row in place of another.
-enum Swapped {
-    Done,
-    /// This is there instead.
-    Other(Vec<u8>),
-    Gone,
 }
 
 impl Redis {
@@ -186,34 +175,6 @@ impl Redis {
         let rows = self.0.rows(&ids).await?;
         let readable = rows.into_iter().filter_map(|(id, row)| Some((id, unstamped(&row?).ok()?))).collect();
         self.0.records(readable).await
-    }
-
-    pub(super) async fn keep_code(&self, name: Digest, value: Box<[u8]>, until: Timestamp) -> Result<(), Unavailable> {
-        self.0.in_place()?;
-        let place = Place::of_digest(&name);
-        let mut keep = Script::Keep.on(&[&self.0.names.code(&name), &self.0.names.single(place, "codes")]);
-        keep.arg(until.0).arg([b"c", &name[..]].concat()).arg(&*value);
-        self.0.link.write(place, keep).await
-    }
-
-    pub(super) async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
-        self.0.in_place()?;
-        let mut take = Script::Take.on(&[&self.0.names.code(&name)]);
-        take.arg(self.0.now().0).arg(&session.0);
-        let answer: Option<(Vec<u8>, Vec<u8>)> = self.0.link.write(Place::of_digest(&name), take).await?;
-        let Some((taken, value)) = answer else {
-            return self.0.has_its_data(Place::of_digest(&name)).await.map(|()| Taken::Unknown);
-        };
-        let by = SessionId(taken.try_into().map_err(|_| Unavailable("an authorization code is damaged".into()))?);
-        Ok(if by == session { Taken::Now(value.into()) } else { Taken::Before(by) })
-    }
-
-    pub(super) async fn mark(&self, name: Digest, until: Timestamp) -> Result<bool, Unavailable> {
-        self.0.in_place()?;
-        let place = Place::of_digest(&name);
-        let mut mark = Script::Mark.on(&[&self.0.names.mark(&name), &self.0.names.single(place, "codes")]);
-        mark.arg(self.0.now().0).arg(until.0).arg([b"m", &name[..]].concat()).arg(&*uid());
-        self.0.link.write(place, mark).await
     }
 
     pub(super) async fn stats(&self) -> Result<Stats, Unavailable> {
@@ -349,330 +310,6 @@ impl Inner {
             false => Err(Unavailable("a part of it has lost its data".into())),
         }
     }
-
-    async fn open_session(&self, new: &NewSession) -> Result<Opened, Unavailable> {
-        self.in_place()?;
-        let id = new.id;
-        debug_assert_eq!(Place::of(id), Place::of_subject(&new.subject), "a session is named after its subject's part");
-        self.note_client(new.client.as_str()).await?;
-        // Read before the row is written: whatever ends what has begun by now is further on.
-        let now = self.now();
-        let began = self.position(now + new.absolute_lifetime).await?;
-        let row = Row::open(new, now, began);
-        let place = Place::of(id);
-        let keys = self.keys_of(id, Some(&row));
-        let mut open = Script::Open.on(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        let bytes = stamped(&row);
-        open.arg(&bytes).arg(&id.0).arg(row.expires().0);
-        match self.link.write::<bool>(place, open).await {
-            Ok(true) => {}
-            Ok(false) => return Err(Unavailable("a session of that name is there already".into())),
-            Err(error) => {
-                // It may be there all the same, and nobody has it: it must not count among those of its subject.
-                let mut forget = Script::Forget.on(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>());
-                forget.arg(&bytes).arg(&id.0);
-                let link = self.link.clone();
-                tokio::spawn(async move { link.read::<bool>(place, &forget).await });
-                return Err(error);
-            }
-        }
-        let ended = match new.max_sessions {
-            Some(most) => self.make_room(&new.subject, most as usize).await?,
-            None => Vec::new(),
-        };
-        Ok(Opened { session: row.session(id), ended })
-    }
-
-    /// Ends the oldest sessions of a subject, so that there are no more than `most`. Whoever opens one does so afterwards: of
-    /// two that open one at once, each sees both, and both end the same.
-    async fn make_room(&self, subject: &Subject, most: usize) -> Result<Vec<Revocation>, Unavailable> {
-        let place = Place::of_subject(subject);
-        let mut all = redis::cmd("ZRANGE");
-        all.arg(self.names.by_subject(place, subject.as_str())).arg(0).arg(-1);
-        let ids = session_ids(self.link.read(place, &all).await?);
-        let now = self.now();
-        let rows = self.rows(&ids).await?.into_iter();
-        let rows: Vec<(SessionId, Row)> = rows
-            .filter_map(|(id, row)| Some((id, unstamped(&row?).ok()?)))
-            .filter(|(_, row)| row.is_live(now))
-            .collect();
-        let logged_out = self.logged_out(&rows.iter().map(|(_, row)| about(row)).collect::<Vec<_>>()).await?;
-        let live = rows.iter().zip(logged_out).filter(|(_, logged_out)| !logged_out);
-        let mut live: Vec<_> = live.map(|((id, row), _)| (row.opened(), *id)).collect();
-        live.sort_unstable();
-        let surplus = live.len().saturating_sub(most).min(super::MOST_ENDED);
-        let mut ended = Vec::new();
-        for (_, id) in live.into_iter().take(surplus) {
-            if let Some((revocation, true)) = self.end(id, "its subject had opened too many others").await? {
-                ended.push(revocation);
-            }
-        }
-        Ok(ended)
-    }
-
-    async fn rotate(
-        &self,
-        presented: Presented,
-        rules: &RotationRules,
-        visitor: &Visitor,
-    ) -> Result<Rotation, Unavailable> {
-        let id = presented.session;
-        let Some((mut bytes, mut row)) = self.row(id).await? else { return Ok(Rotation::Unknown) };
-        // An epoch that comes after this has come after the rotation: what goes out began before it, and is refused.
-        if !row.is_revoked() && self.is_logged_out(&row).await? {
-            return Ok(Rotation::LoggedOut);
-        }
-        for _ in 0..TRIES {
-            let mut next = row.clone();
-            let rotation = next.rotate(id, presented.generation, rules, visitor, self.now(), 0);
-            let (rotation, swapped) = match rotation {
-                Rotation::Rotated(_) | Rotation::Replayed(_) => {
-                    (rotation, self.swap(id, &bytes, &stamped(&next), next.expires()).await?)
-                }
-                Rotation::Reused(revocation) => {
-                    let (revocation, swapped) = self.ended_by(id, &bytes, &row, revocation).await?;
-                    (Rotation::Reused(revocation), swapped)
-                }
-                Rotation::RolledBack(revocation) => {
-                    let (revocation, swapped) = self.ended_by(id, &bytes, &row, revocation).await?;
-                    (Rotation::RolledBack(revocation), swapped)
-                }
-                // Who ended it a while ago has come no further.
-                Rotation::Revoked(ended)
-                    if !row.is_entered() && self.now().since(ended.at).is_some_and(|since| since > ENTERED_WITHIN) =>
-                {
-                    return self.entered(id, &bytes, &row, "it had ended").await.map(Rotation::Revoked);
-                }
-                Rotation::Revoked(_) | Rotation::LoggedOut | Rotation::Expired | Rotation::Unknown => {
-                    return Ok(rotation);
-                }
-            };
-            match swapped {
-                Swapped::Done => return Ok(rotation),
-                Swapped::Gone => return self.has_its_data(Place::of(id)).await.map(|()| Rotation::Unknown),
-                Swapped::Other(there) => {
-                    row = unstamped(&there)?;
-                    bytes = there;
-                }
-            }
-        }
-        Err(Unavailable("too many ask for one session at once".into()))
-    }
-
-    /// Ends a session; also answers whether it had not ended before.
-    async fn end(&self, id: SessionId, reason: &str) -> Result<Option<(Revocation, bool)>, Unavailable> {
-        let Some((mut bytes, mut row)) = self.row(id).await? else { return Ok(None) };
-        for _ in 0..TRIES {
-            let revocation = row.clone().revoke(id, Ended { at: self.now(), number: 0 }, reason);
-            if row.is_revoked() && !row.is_entered() {
-                // Who ended it has come no further.
-                return Ok(Some((self.entered(id, &bytes, &row, reason).await?, true)));
-            }
-            if row.is_revoked() {
-                if self.link.waits() {
-                    // Who ended it may have been told that too few have it.
-                    self.swap(id, &bytes, &bytes, row.expires()).await?;
-                }
-                return Ok(Some((revocation, false)));
-            }
-            let (revocation, swapped) = self.ended_by(id, &bytes, &row, revocation).await?;
-            match swapped {
-                Swapped::Done => return Ok(Some((revocation, true))),
-                Swapped::Gone => return Ok(None),
-                Swapped::Other(there) => {
-                    row = unstamped(&there)?;
-                    bytes = there;
-                }
-            }
-        }
-        Err(Unavailable("too many ask for one session at once".into()))
-    }
-
-    /// Ends a session in its row, which decides who was first; then enters that into the log, and its number into the row.
-    async fn ended_by(
-        &self,
-        id: SessionId,
-        bytes: &[u8],
-        row: &Row,
-        revocation: Revocation,
-    ) -> Result<(Revocation, Swapped), Unavailable> {
-        let mut next = row.clone();
-        next.revoke(id, Ended { at: revocation.at, number: 0 }, "");
-        let ended = stamped(&next);
-        match self.swap(id, bytes, &ended, next.expires()).await? {
-            Swapped::Done => Ok((self.entered(id, &ended, &next, &revocation.reason).await?, Swapped::Done)),
-            swapped => Ok((revocation, swapped)),
-        }
-    }
-
-    /// Enters into the log that a session has ended, where its row says that and no number of the log yet.
-    async fn entered(&self, id: SessionId, bytes: &[u8], row: &Row, reason: &str) -> Result<Revocation, Unavailable> {
-        let mut next = row.clone();
-        let revocation = self.append(next.revoke(id, Ended { at: self.now(), number: 0 }, reason)).await?;
-        next.enter(revocation.number);
-        // Where somebody else was faster, it is in the log twice, and says the same.
-        self.swap(id, bytes, &stamped(&next), next.expires()).await?;
-        Ok(revocation)
-    }
-
-    /// Ends the session that an entry of the log is about, where that is not done yet.
-    async fn ended_with(&self, entry: &Revocation) -> Result<(), Unavailable> {
-        let Some(id) = session_in(entry) else { return Ok(()) };
-        let Some((mut bytes, mut row)) = self.row(id).await? else { return Ok(()) };
-        while !row.is_revoked() {
-            let mut next = row.clone();
-            next.revoke(id, Ended { at: entry.at, number: entry.number }, "");
-            match self.swap(id, &bytes, &stamped(&next), next.expires()).await? {
-                Swapped::Done | Swapped::Gone => break,
-                Swapped::Other(there) => {
-                    row = unstamped(&there)?;
-                    bytes = there;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn swap(&self, id: SessionId, old: &[u8], new: &[u8], expires: Timestamp) -> Result<Swapped, Unavailable> {
-        self.in_place()?;
-        let place = Place::of(id);
-        let mut swap = Script::Swap.on(&[&self.names.row(id), &self.names.single(place, "expiry")]);
-        swap.arg(old).arg(new).arg(&id.0).arg(expires.0);
-        Ok(match self.link.write(place, swap).await? {
-            Value::Int(1) => Swapped::Done,
-            Value::BulkString(there) => Swapped::Other(there),
-            _ => Swapped::Gone,
-        })
-    }
-
-    /// A session's row, and its bytes.
-    async fn row(&self, id: SessionId) -> Result<Option<(Vec<u8>, Row)>, Unavailable> {
-        self.in_place()?;
-        let place = Place::of(id);
-        let mut ask = redis::cmd("MGET");
-        ask.arg(self.names.row(id)).arg(self.names.single(place, "life"));
-        let (row, life): (Option<Vec<u8>>, Option<String>) = self.link.read(place, &ask).await?;
-        match (row, life) {
-            (Some(bytes), _) => {
-                let row = unstamped(&bytes)?;
-                Ok(Some((bytes, row)))
-            }
-            (None, Some(_)) => Ok(None),
-            // Not a reason to tell anybody that a session is unknown.
-            (None, None) => Err(Unavailable("a part of it has lost its data".into())),
-        }
-    }
-
-    /// Rows in the order of their names.
-    async fn rows(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Option<Vec<u8>>)>, Unavailable> {
-        let mut by_place: BTreeMap<u8, Vec<SessionId>> = BTreeMap::new();
-        ids.iter().for_each(|id| by_place.entry(id.0[15] % PARTS).or_default().push(*id));
-        let mut found = BTreeMap::new();
-        for (part, ids) in by_place {
-            for ids in ids.chunks(CHUNK) {
-                let mut ask = redis::cmd("MGET");
-                for id in ids {
-                    ask.arg(self.names.row(*id));
-                }
-                let rows: Vec<Option<Vec<u8>>> = self.link.read(Place::Part(part), &ask).await?;
-                found.extend(ids.iter().copied().zip(rows));
-            }
-        }
-        Ok(found.into_iter().collect())
-    }
-
-    async fn records(&self, rows: Vec<(SessionId, Row)>) -> Result<Vec<Record>, Unavailable> {
-        let logged_out = self.logged_out(&rows.iter().map(|(_, row)| about(row)).collect::<Vec<_>>()).await?;
-        Ok(rows.iter().zip(logged_out).map(|((id, row), logged_out)| row.record(*id, logged_out)).collect())
-    }
-
-    async fn is_logged_out(&self, row: &Row) -> Result<bool, Unavailable> {
-        Ok(self.logged_out(&[about(row)]).await?.contains(&true))
-    }
-
-    async fn clients(&self) -> Result<Vec<String>, Unavailable> {
-        self.in_place()?;
-        let mut ask = redis::cmd("SMEMBERS");
-        ask.arg(self.names.single(Place::Log, "clients"));
-        self.link.read(Place::Log, &ask).await
-    }
-
-    /// Has a client in the list of those that have sessions.
-    async fn note_client(&self, client: &str) -> Result<(), Unavailable> {
-        let known = || self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if known().contains(client) {
-            return Ok(());
-        }
-        let mut note = redis::cmd("SADD");
-        note.arg(self.names.single(Place::Log, "clients")).arg(client);
-        self.link.write::<()>(Place::Log, note).await?;
-        known().insert(client.into());
-        Ok(())
-    }
-
-    /// The first sessions of some clients, in all parts.
-    async fn clients_sessions(
-        &self,
-        clients: &[&str],
-        after: Option<SessionId>,
-        limit: usize,
-    ) -> Result<Vec<SessionId>, Unavailable> {
-        let places = Place::parts().flat_map(|place| clients.iter().map(move |client| (place, *client)));
-        let indexes = places.map(|(place, client)| (place, self.names.by_client(place, client))).collect();
-        self.indexed(indexes, after, limit).await
-    }
-
-    /// The first names after one in several indexes.
-    async fn indexed(
-        &self,
-        indexes: Vec<(Place, Vec<u8>)>,
-        after: Option<SessionId>,
-        limit: usize,
-    ) -> Result<Vec<SessionId>, Unavailable> {
-        self.in_place()?;
-        let from = after.map_or(b"-".to_vec(), |after| [b"(", &after.0[..]].concat());
-        let mut ids = BTreeSet::new();
-        for (place, index) in indexes {
-            let mut ask = redis::cmd("ZRANGEBYLEX");
-            ask.arg(index).arg(&from).arg("+").arg("LIMIT").arg(0).arg(limit);
-            ids.extend(session_ids(self.link.read(place, &ask).await?));
-        }
-        Ok(ids.into_iter().take(limit).collect())
-    }
-
-    /// Forgets sessions of one part, and what is left of codes.
-    async fn sweep_part(&self, place: Place, limit: usize) -> Result<usize, Unavailable> {
-        let expiry = self.names.single(place, "expiry");
-        let mut ask = Pipeline::new();
-        ask.cmd("ZRANGEBYSCORE").arg(&expiry).arg("-inf").arg(self.now().0).arg("LIMIT").arg(0).arg(limit);
-        ask.cmd("ZREMRANGEBYSCORE").arg(self.names.single(place, "codes")).arg("-inf").arg(self.now().0).ignore();
-        let (due,): (Vec<Vec<u8>>,) = self.link.read_all(place, &ask).await?;
-        let due = session_ids(due);
-        if due.is_empty() {
-            return Ok(0);
-        }
-        let mut forget = Pipeline::new();
-        for (id, bytes) in self.rows(&due).await? {
-            let row = bytes.as_deref().and_then(|bytes| unstamped(bytes).ok());
-            let keys = self.keys_of(id, row.as_ref());
-            let mut one = Script::Forget.on(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>());
-            one.arg(bytes.unwrap_or_default()).arg(&id.0);
-            forget.add_command(one);
-        }
-        self.link.write_all::<Vec<bool>>(place, forget).await?;
-        Ok(due.len())
-    }
-
-    /// The row's key, the expiry index, and those of its subject and its client where they are known.
-    fn keys_of(&self, id: SessionId, row: Option<&Row>) -> Vec<Vec<u8>> {
-        let place = Place::of(id);
-        let mut keys = vec![self.names.row(id), self.names.single(place, "expiry")];
-        if let Some(row) = row {
-            keys.push(self.names.by_subject(place, row.subject()));
-            keys.push(self.names.by_client(place, row.client()));
-        }
-        keys
-    }
 }
 
 /// Finds the store, or begins it: where its log stands.
@@ -697,7 +334,8 @@ async fn begin(link: &Arc<Link>, names: &Names, purpose: Purpose) -> Result<Posi
             begin.cmd("HSETNX").arg(&meta).arg("life").arg(life).ignore();
             begin.cmd("HSETNX").arg(&meta).arg("last").arg(0).ignore();
             begin.cmd("HSETNX").arg(&meta).arg("format").arg(FORMAT).ignore();
-            link.write_all::<()>(Place::Log, begin).await?;
+            // There is nothing in it yet that could be lost: no replica has to have it.
+            link.read_all::<()>(Place::Log, &begin).await?;
         }
     }
     let mut ask = redis::cmd("HMGET");
@@ -710,11 +348,10 @@ async fn begin(link: &Arc<Link>, names: &Names, purpose: Purpose) -> Result<Posi
         let marker = names.single(place, "life");
         let mut ask = redis::cmd("GET");
         ask.arg(&marker);
-        // What is there needs no write, and so no replica to have it.
         if link.read::<Option<u64>>(place, &ask).await?.is_none() {
             let mut mark = redis::cmd("SET");
             mark.arg(&marker).arg(position.life).arg("NX");
-            empty += u8::from(link.write::<Option<String>>(place, mark).await?.is_some());
+            empty += u8::from(link.read::<Option<String>>(place, &mark).await?.is_some());
         }
     }
     if empty > 0 && life.is_some() {
@@ -736,32 +373,6 @@ fn evicts(info: &str) -> bool {
     let value = |name| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     value("maxmemory:").is_some_and(|most| most != "0")
         && value("maxmemory_policy:").is_some_and(|policy| policy != "noeviction")
-}
-
-/// How many bytes are in front of a row.
-const STAMP: usize = 8;
-
-/// A row as it is kept: behind a stamp that no other writing has. Whoever asks for one again because an answer was lost knows by
-/// it whether the row that is there is the own one.
-fn stamped(row: &Row) -> Vec<u8> {
-    let mut stamp = [0; STAMP];
-    // Should the system have no random numbers, two that write the very same row may both think that they did.
-    let _ = aws_lc_rs::rand::fill(&mut stamp);
-    [&stamp[..], &encode(row)].concat()
-}
-
-fn unstamped(bytes: &[u8]) -> Result<Row, Unavailable> {
-    let (_, row) = bytes.split_at_checked(STAMP).ok_or_else(|| Unavailable("a row of it is damaged".into()))?;
-    decode(row)
-}
-
-/// What an epoch is compared with.
-fn about(row: &Row) -> (&str, &str, Position) {
-    (row.client(), row.subject(), row.began())
-}
-
-fn session_ids(members: Vec<Vec<u8>>) -> Vec<SessionId> {
-    members.into_iter().filter_map(|member| member.try_into().ok().map(SessionId)).collect()
 }
 
 /// What time it is where the log is: as it was told last, and what has passed since by a clock that nobody sets.

@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use super::{
     PARTS, Place, Redis,
     log::{Besides, Known, uid},
+    rows::{session_ids, stamped, unstamped},
     scripts::Script,
-    session_ids, stamped, unstamped,
 };
 use crate::{
     clock::Timestamp,

@@ -92,7 +92,7 @@ fn nothing_is_lost_when_a_master_fails_whose_replica_has_it() {
     let upstream = Upstream::start();
     let sentinels: Vec<_> = trio.sentinels().iter().map(|at| format!("'redis://{at}'")).collect();
     let redis = format!(
-        "urls: [{}], sentinel: {}, wait: {{ replicas: 1, timeout: 500ms }}",
+        "urls: [{}], sentinel: {}, timeout: 4s, wait: {{ replicas: 1, timeout: 1s }}",
         sentinels.join(", "),
         SentinelTrio::NAME
     );
@@ -115,7 +115,8 @@ fn nothing_is_lost_when_a_cluster_loses_a_master_whose_replica_has_it() {
     let Some(cluster) = Cluster::start() else { return };
     let upstream = Upstream::start();
     let nodes: Vec<_> = cluster.nodes().iter().map(|at| format!("'redis://{at}'")).collect();
-    let redis = format!("urls: [{}], cluster: true, wait: {{ replicas: 1, timeout: 500ms }}", nodes.join(", "));
+    let redis =
+        format!("urls: [{}], cluster: true, timeout: 4s, wait: {{ replicas: 1, timeout: 1s }}", nodes.join(", "));
     let mut world = World::new(&shared(&upstream, STRICT, &redis), cluster);
     let mut keys = ["sidegate:{log}:meta", "sidegate:{00}:life", "sidegate:{31}:life"].iter().cycle();
     let strike = |world: &mut World<Cluster>| {

@@ -52,6 +52,19 @@ impl Cluster {
         self.running().cli(&[&["-c"], command].concat())
     }
 
+    /// Waits until every replica that is there has what its master has.
+    pub(crate) fn wait_replicated(&mut self) {
+        wait_for("replicas to have everything", || {
+            let all = self.nodes.iter_mut().filter_map(|node| node.runs().then(|| node.cli(&["info", "replication"])));
+            let behind = all.filter(|info| info.contains("role:master")).any(|info| {
+                let whole = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")).unwrap().trim();
+                let mut replicas = info.lines().filter(|line| line.starts_with("slave"));
+                replicas.any(|line| !line.contains(&format!("offset={whole},")))
+            });
+            (!behind).then_some(())
+        });
+    }
+
     /// Kills a node without a warning.
     pub(crate) fn kill(&mut self, node: SocketAddr) {
         self.node(node).kill();
