@@ -344,7 +344,9 @@ impl Reader {
             self.heal(inner).await?;
         }
         if anew {
-            // What it has of sessions may be older than what it has of the log.
+            // What it has of sessions may be older than what it has of the log. What was waiting is among these: a connection
+            // that breaks again and again must not make the line longer each time.
+            inner.unfinished.lock().unwrap_or_else(PoisonError::into_inner).clear();
             inner.finish(self.recent.iter().map(|known| &known.entry));
         }
         self.connections = connections;
