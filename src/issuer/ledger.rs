@@ -294,7 +294,7 @@ impl Ledger {
         loop {
             let began = Instant::now();
             match self.0.store.sweep(step).await {
-                Ok(swept) if swept.sessions >= step || swept.revocations >= step => {}
+                Ok(swept) if swept.more => {}
                 Ok(_) => break,
                 Err(cause) => {
                     tracing::error!(%cause, "the session store could not be swept");

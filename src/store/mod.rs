@@ -309,6 +309,8 @@ pub struct Swept {
     pub sessions: usize,
     /// How many revocations.
     pub revocations: usize,
+    /// Whether another step would have something to do.
+    pub more: bool,
 }
 
 /// What opens a session: a grant that yields a refresh token.

@@ -109,7 +109,7 @@ impl Tables<'_> {
 
     fn take_sessions(&mut self, sessions: &[(SessionId, Row)]) -> Result<(), Fault> {
         for (id, row) in sessions {
-            self.put(*id, None, row)?;
+            self.put_new(*id, row)?;
             self.by_subject.insert((row.subject(), &id.0), ())?;
             self.by_client.insert((row.client(), &id.0), ())?;
         }

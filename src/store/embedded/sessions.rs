@@ -6,7 +6,6 @@ use redb::{ReadableTable as _, Table};
 
 use super::tables::{Fault, Id, LAST_SESSION_ENDS, Tables};
 use crate::{
-    clock::Timestamp,
     store::{
         MOST_ENDED, NewSession, Opened, Presented, Record, Revocation, Rotation, RotationRules, Session, Visitor,
         Whose,
@@ -26,7 +25,7 @@ impl Tables<'_> {
         };
         let id = new.id;
         let row = Row::open(new, self.now, self.position);
-        self.put(id, None, &row)?;
+        self.put_new(id, &row)?;
         self.by_subject.insert((row.subject(), &id.0), ())?;
         self.by_client.insert((row.client(), &id.0), ())?;
         self.at_least(LAST_SESSION_ENDS, row.absolute_expiry().0)?;
@@ -100,12 +99,11 @@ impl Tables<'_> {
         if !row.is_revoked() && self.logged_out(&row)? {
             return Ok(Rotation::LoggedOut);
         }
-        let before = row.expires();
         let rotation = row.rotate(id, presented.generation, rules, visitor, self.now, self.position.number + 1);
         match &rotation {
-            Rotation::Rotated(_) | Rotation::Replayed(_) => self.put(id, Some(before), &row)?,
+            Rotation::Rotated(_) | Rotation::Replayed(_) => self.put(id, &row)?,
             Rotation::Reused(revocation) | Rotation::RolledBack(revocation) => {
-                self.put(id, Some(before), &row)?;
+                self.put(id, &row)?;
                 self.append(revocation.clone())?;
             }
             Rotation::Revoked(_) | Rotation::LoggedOut | Rotation::Expired | Rotation::Unknown => {}
@@ -115,10 +113,10 @@ impl Tables<'_> {
 
     pub(super) fn revoke_session(&mut self, id: SessionId, reason: &str) -> Result<Option<Revocation>, Fault> {
         let Some(mut row) = self.row(id)? else { return Ok(None) };
-        let (ended_before, expires_before) = (row.is_revoked(), row.expires());
+        let ended_before = row.is_revoked();
         let revocation = row.revoke(id, Ended { at: self.now, number: self.position.number + 1 }, reason);
         if !ended_before {
-            self.put(id, Some(expires_before), &row)?;
+            self.put(id, &row)?;
             self.append(revocation.clone())?;
         }
         Ok(Some(revocation))
@@ -148,17 +146,17 @@ impl Tables<'_> {
         }
     }
 
-    /// Writes a row and moves its place in the expiry index.
-    pub(super) fn put(&mut self, id: SessionId, expired_before: Option<Timestamp>, row: &Row) -> Result<(), Fault> {
+    /// Writes a row that was not there, with its place in the expiry index.
+    pub(super) fn put_new(&mut self, id: SessionId, row: &Row) -> Result<(), Fault> {
+        self.session_expiry.insert((row.expires().0, &id.0), ())?;
+        self.put(id, row)
+    }
+
+    /// Writes a row. Its place in the expiry index stays. Should a refresh have shortened its life (its client's idle lifetime
+    /// is less by now), it is kept a while longer than it has to be.
+    fn put(&mut self, id: SessionId, row: &Row) -> Result<(), Fault> {
         self.changed = true;
         self.sessions.insert(&id.0, encode(row).as_slice())?;
-        let expires = row.expires();
-        if expired_before != Some(expires) {
-            if let Some(before) = expired_before {
-                self.session_expiry.remove((before.0, &id.0))?;
-            }
-            self.session_expiry.insert((expires.0, &id.0), ())?;
-        }
         Ok(())
     }
 }

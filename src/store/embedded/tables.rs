@@ -20,7 +20,7 @@ type Code = (u64, Option<Id>, &'static [u8]);
 type Name = (&'static str, &'static str);
 
 pub(super) const SESSIONS: TableDefinition<'_, Id, &[u8]> = TableDefinition::new("sessions");
-/// When which session may be forgotten.
+/// When which session may be forgotten, as it was when it was opened or last looked at: mostly it is later by now.
 const SESSION_EXPIRY: TableDefinition<'_, (u64, Id), ()> = TableDefinition::new("session_expiry");
 /// The sessions of a subject.
 const BY_SUBJECT: TableDefinition<'_, (&str, Id), ()> = TableDefinition::new("sessions_by_subject");
@@ -170,14 +170,22 @@ impl<'t> Tables<'t> {
 
     pub(super) fn sweep(&mut self, limit: usize) -> Result<Swept, Fault> {
         let (now, mut swept) = (self.now.0, Swept::default());
-        while swept.sessions < limit {
-            let Some(id) = first_due(&self.session_expiry, now, |key| key.0, |key| *key.1)? else { break };
-            self.session_expiry.remove((id.0, &id.1))?;
-            if let Some(row) = self.readable_row(SessionId(id.1))? {
-                self.by_subject.remove((row.subject(), &id.1))?;
-                self.by_client.remove((row.client(), &id.1))?;
+        let mut due = 0;
+        while due < limit {
+            let Some((at, id)) = first_due(&self.session_expiry, now, |key| key.0, |key| *key.1)? else { break };
+            due += 1;
+            self.session_expiry.remove((at, &id))?;
+            let row = self.readable_row(SessionId(id))?;
+            // A refresh does not move it: that would be half of what is written for one.
+            if let Some(expires) = row.as_ref().map(|row| row.expires().0).filter(|expires| *expires > now) {
+                self.session_expiry.insert((expires, &id), ())?;
+                continue;
             }
-            self.sessions.remove(&id.1)?;
+            if let Some(row) = row {
+                self.by_subject.remove((row.subject(), &id))?;
+                self.by_client.remove((row.client(), &id))?;
+            }
+            self.sessions.remove(&id)?;
             swept.sessions += 1;
         }
         while swept.revocations < limit {
@@ -198,8 +206,9 @@ impl<'t> Tables<'t> {
             self.codes.remove(&name)?;
             others += 1;
         }
-        self.changed |= swept != Swept::default() || others > 0;
-        self.swept |= [swept.sessions, swept.revocations, others].into_iter().max() < Some(limit);
+        self.changed |= due + swept.revocations + others > 0;
+        swept.more = [due, swept.revocations, others].contains(&limit);
+        self.swept |= !swept.more;
         Ok(swept)
     }
 

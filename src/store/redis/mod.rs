@@ -257,11 +257,15 @@ impl Redis {
     pub(super) async fn sweep(&self, limit: usize) -> Result<Swept, Unavailable> {
         self.0.in_place()?;
         let revocations = self.0.sweep_log(limit).await?;
-        let mut swept = Swept { sessions: 0, revocations };
+        let mut swept = Swept { sessions: 0, revocations, more: revocations >= limit };
+        let mut due = 0;
         for _ in 0..PARTS {
             let part = *self.0.swept.lock().unwrap_or_else(PoisonError::into_inner);
-            swept.sessions += self.0.sweep_part(Place::Part(part), limit - swept.sessions).await?;
-            if swept.sessions >= limit {
+            let (looked_at, forgotten) = self.0.sweep_part(Place::Part(part), limit - due).await?;
+            due += looked_at;
+            swept.sessions += forgotten;
+            if due >= limit {
+                swept.more = true;
                 break;
             }
             *self.0.swept.lock().unwrap_or_else(PoisonError::into_inner) = (part + 1) % PARTS;

@@ -121,27 +121,33 @@ impl Inner {
         Ok(ids.into_iter().take(limit).collect())
     }
 
-    /// Forgets sessions of one part, and what is left of codes.
-    pub(super) async fn sweep_part(&self, place: Place, limit: usize) -> Result<usize, Unavailable> {
-        let expiry = self.names.single(place, "expiry");
+    /// Forgets sessions of one part, and what is left of codes. Answers how many it has looked at, and how many are forgotten.
+    pub(super) async fn sweep_part(&self, place: Place, limit: usize) -> Result<(usize, usize), Unavailable> {
+        let (expiry, now) = (self.names.single(place, "expiry"), self.now());
         let mut ask = Pipeline::new();
-        ask.cmd("ZRANGEBYSCORE").arg(&expiry).arg("-inf").arg(self.now().0).arg("LIMIT").arg(0).arg(limit);
-        ask.cmd("ZREMRANGEBYSCORE").arg(self.names.single(place, "codes")).arg("-inf").arg(self.now().0).ignore();
+        ask.cmd("ZRANGEBYSCORE").arg(&expiry).arg("-inf").arg(now.0).arg("LIMIT").arg(0).arg(limit);
+        ask.cmd("ZREMRANGEBYSCORE").arg(self.names.single(place, "codes")).arg("-inf").arg(now.0).ignore();
         let (due,): (Vec<Vec<u8>>,) = self.link.read_all(place, &ask).await?;
         let due = session_ids(due);
         if due.is_empty() {
-            return Ok(0);
+            return Ok((0, 0));
         }
-        let mut forget = Pipeline::new();
+        let (mut sweep, mut forgotten) = (Pipeline::new(), 0);
         for (id, bytes) in self.rows(&due).await? {
             let row = bytes.as_deref().and_then(|bytes| unstamped(bytes).ok());
+            // A refresh does not move it.
+            if let Some(expires) = row.as_ref().map(Row::expires).filter(|expires| *expires > now) {
+                sweep.cmd("ZADD").arg(&expiry).arg("XX").arg(expires.0).arg(&id.0);
+                continue;
+            }
             let keys = self.keys_of(id, row.as_ref());
             let mut one = Script::Forget.on(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>());
             one.arg(bytes.unwrap_or_default()).arg(&id.0);
-            forget.add_command(one);
+            sweep.add_command(one);
+            forgotten += 1;
         }
-        self.link.write_all::<Vec<bool>>(place, forget).await?;
-        Ok(due.len())
+        self.link.write_all::<Vec<bool>>(place, sweep).await?;
+        Ok((due.len(), forgotten))
     }
 
     /// The row's key, the expiry index, and those of its subject and its client where they are known.

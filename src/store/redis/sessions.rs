@@ -12,7 +12,6 @@ use super::{
     scripts::Script,
 };
 use crate::{
-    clock::Timestamp,
     store::{
         MOST_ENDED, NewSession, Opened, Presented, Revocation, Rotation, RotationRules, Unavailable, Visitor,
         row::{Ended, Row},
@@ -111,7 +110,7 @@ impl Inner {
             let rotation = next.rotate(id, presented.generation, rules, visitor, self.now(), 0);
             let (rotation, swapped) = match rotation {
                 Rotation::Rotated(_) | Rotation::Replayed(_) => {
-                    (rotation, self.swap(id, &bytes, &stamped(&next), next.expires()).await?)
+                    (rotation, self.swap(id, &bytes, &stamped(&next)).await?)
                 }
                 Rotation::Reused(revocation) => {
                     let (revocation, swapped) = self.ended_by(id, &bytes, &row, revocation).await?;
@@ -155,7 +154,7 @@ impl Inner {
             if row.is_revoked() {
                 if self.link.waits() {
                     // Who ended it may have been told that too few have it.
-                    self.swap(id, &bytes, &bytes, row.expires()).await?;
+                    self.swap(id, &bytes, &bytes).await?;
                 }
                 return Ok(Some((revocation, false)));
             }
@@ -183,7 +182,7 @@ impl Inner {
         let mut next = row.clone();
         next.revoke(id, Ended { at: revocation.at, number: 0 }, "");
         let ended = stamped(&next);
-        match self.swap(id, bytes, &ended, next.expires()).await? {
+        match self.swap(id, bytes, &ended).await? {
             Swapped::Done => Ok((self.entered(id, &ended, &next, &revocation.reason).await?, Swapped::Done)),
             swapped => Ok((revocation, swapped)),
         }
@@ -195,7 +194,7 @@ impl Inner {
         let revocation = self.append(next.revoke(id, Ended { at: self.now(), number: 0 }, reason)).await?;
         next.enter(revocation.number);
         // Where somebody else was faster, it is in the log twice, and says the same.
-        self.swap(id, bytes, &stamped(&next), next.expires()).await?;
+        self.swap(id, bytes, &stamped(&next)).await?;
         Ok(revocation)
     }
 
@@ -206,7 +205,7 @@ impl Inner {
         while !row.is_revoked() {
             let mut next = row.clone();
             next.revoke(id, Ended { at: entry.at, number: entry.number }, "");
-            match self.swap(id, &bytes, &stamped(&next), next.expires()).await? {
+            match self.swap(id, &bytes, &stamped(&next)).await? {
                 Swapped::Done | Swapped::Gone => break,
                 Swapped::Other(there) => {
                     row = unstamped(&there)?;
@@ -217,12 +216,11 @@ impl Inner {
         Ok(())
     }
 
-    async fn swap(&self, id: SessionId, old: &[u8], new: &[u8], expires: Timestamp) -> Result<Swapped, Unavailable> {
+    async fn swap(&self, id: SessionId, old: &[u8], new: &[u8]) -> Result<Swapped, Unavailable> {
         self.in_place()?;
-        let place = Place::of(id);
-        let mut swap = Script::Swap.on(&[&self.names.row(id), &self.names.single(place, "expiry")]);
-        swap.arg(old).arg(new).arg(&id.0).arg(expires.0);
-        Ok(match self.link.write(place, swap).await? {
+        let mut swap = Script::Swap.on(&[&self.names.row(id)]);
+        swap.arg(old).arg(new);
+        Ok(match self.link.write(Place::of(id), swap).await? {
             Value::Int(1) => Swapped::Done,
             Value::BulkString(there) => Swapped::Other(there),
             _ => Swapped::Gone,

@@ -50,9 +50,16 @@ struct Model {
     revoked: bool,
     logged_out: bool,
     swept: bool,
+    /// The longest that it was ever to be kept.
+    longest: Timestamp,
 }
 
 impl Model {
+    /// Kept for an hour longer than anything depends on it.
+    fn kept(&self) -> Timestamp {
+        self.ends().max(self.access + MAX_LEEWAY) + 3600 * SECOND
+    }
+
     fn ends(&self) -> Timestamp {
         self.idle.min(self.absolute)
     }
@@ -62,6 +69,12 @@ impl Model {
     }
 
     fn hears(&mut self, ask: Ask, now: Timestamp) -> Told {
+        let told = self.answers(ask, now);
+        self.longest = self.longest.max(self.kept());
+        told
+    }
+
+    fn answers(&mut self, ask: Ask, now: Timestamp) -> Told {
         match ask {
             _ if self.swept => Told::Unknown,
             Ask::Revoke => {
@@ -115,6 +128,15 @@ struct Known {
 }
 
 impl Known {
+    /// What nothing depends on is gone when it was to be gone at the latest; where a later refresh has shortened its life, it may
+    /// be gone before.
+    fn may_have_been_swept(&mut self, now: Timestamp) {
+        let due = self.may_be.iter().filter(|model| !model.swept && now >= model.kept());
+        let swept: Vec<Model> = due.map(|model| Model { swept: true, ..model.clone() }).collect();
+        self.may_be.retain(|model| model.swept || now < model.longest);
+        self.may_be.extend(swept);
+    }
+
     /// Goes through every order in which the asks may have been heard, and keeps what explains all that was told.
     fn explain(&mut self, asks: &[(Ask, Told)], now: Timestamp) {
         let mut explained = Vec::new();
@@ -221,10 +243,7 @@ async fn run(rig: Rig, seed: u64, rounds: usize) {
             2 => {
                 stores[round % 2].sweep(1000).await.unwrap();
                 let now = rig.now();
-                for model in known.iter_mut().flat_map(|known| &mut known.may_be) {
-                    // Kept for an hour longer than anything depends on it.
-                    model.swept |= now >= model.ends().max(model.access + MAX_LEEWAY) + 3600 * SECOND;
-                }
+                known.iter_mut().for_each(|known| known.may_have_been_swept(now));
             }
             3..6 => open(&rig, &stores[round % 2], &mut known, &mut random).await,
             _ => {}
@@ -304,7 +323,7 @@ async fn open(rig: &Rig, store: &Store, known: &mut Vec<Known>, random: &mut Ran
         max_sessions: [None, Some(2)][random.below(2)],
         ..session_of(subject)
     };
-    let model = Model {
+    let mut model = Model {
         generation: 0,
         superseded: VecDeque::new(),
         idle: now + new.idle_lifetime,
@@ -313,7 +332,9 @@ async fn open(rig: &Rig, store: &Store, known: &mut Vec<Known>, random: &mut Ran
         revoked: false,
         logged_out: false,
         swept: false,
+        longest: now,
     };
+    model.longest = model.kept();
     let limit = new.max_sessions;
     // What is known of the others has to be certain, so that it can be said which are the oldest.
     let certain = known.iter().filter(|known| known.subject == subject).all(|known| known.may_be.len() == 1);

@@ -70,7 +70,7 @@ async fn moves(from: Rig, to: Rig) {
     to.store.sweep(10_000).await.unwrap();
     assert_eq!(to.store.stats().await.unwrap().epochs, 1);
     to.pass(3 * DAY);
-    while to.store.sweep(10_000).await.unwrap().sessions > 0 {}
+    while to.store.sweep(10_000).await.unwrap().more {}
     let left = to.store.stats().await.unwrap();
     assert_eq!((left.sessions, left.revocations, left.epochs, left.codes), (0, 0, 0, 0));
 }

@@ -34,9 +34,9 @@ async fn grown() -> (Rig, Vec<SessionId>) {
 async fn sweep_all(rig: &Rig) -> usize {
     let mut all = 0;
     loop {
-        let swept = rig.store.sweep(256).await.unwrap().sessions;
-        all += swept;
-        if swept < 256 {
+        let swept = rig.store.sweep(256).await.unwrap();
+        all += swept.sessions;
+        if !swept.more {
             return all;
         }
     }
