@@ -352,7 +352,15 @@ async fn an_outage_is_said_within_the_deadline_and_passes() {
     // Scripts that somebody has flushed are loaded again.
     assert_eq!(shared.redis.cli(&["script", "flush"]), "OK");
     assert_rotated(&rotate(2).await.unwrap(), 3);
-    // Connections that are cut in the midst of it cost nothing, and nothing is done twice.
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_cut_cost_nothing_and_nothing_is_done_twice() {
+    let Some(mut shared) = Shared::start(Options::default()) else { return };
+    // Whoever is cut asks again, as long as the deadline allows for it.
+    shared.config.timeout = 10 * SECOND;
+    let store = shared.store().await;
+    let id = store.open(new_session()).await.unwrap().session.id;
     let (address, done) = (shared.redis.address(), Arc::new(AtomicBool::new(false)));
     let cutting = std::thread::spawn({
         let done = done.clone();
@@ -371,23 +379,22 @@ async fn an_outage_is_said_within_the_deadline_and_passes() {
                         .query(&mut connection)
                 });
                 cuts += cut.unwrap_or(0);
-                // As often as can be borne within the deadline.
                 std::thread::sleep(Duration::from_millis(20));
             }
             cuts
         }
     });
     let mut revoked = Vec::new();
-    for generation in 3..203 {
-        let rotated = rotate(generation).await.unwrap();
+    for generation in 0..200 {
+        let rotated = store.rotate(Presented { session: id, generation }, public(), Visitor::default()).await.unwrap();
         assert_rotated(&rotated, generation + 1);
         let token = Revoked::Token(format!("jti-{generation}").into());
-        revoked.push(one.revoke(entry(token)).await.unwrap().what);
+        revoked.push(store.revoke(entry(token)).await.unwrap().what);
     }
     done.store(true, Ordering::SeqCst);
     let cuts: usize = cutting.join().unwrap();
     assert!(cuts > 20, "{cuts}");
-    let log = one.revocations(0, 1000).await.unwrap();
+    let log = store.revocations(0, 1000).await.unwrap();
     let in_log: Vec<_> = log.into_iter().map(|entry| entry.what).collect();
     assert!(in_log == revoked, "not each once, in its order: {} of {}", in_log.len(), revoked.len());
 }
@@ -464,7 +471,8 @@ async fn a_store_of_another_format_is_refused_and_left_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_servers_clock_decides() {
-    let Some(shared) = Shared::start(Options::default()) else { return };
+    let Some(shared) = Shared::start(Options { clock: true, ..Options::default() }) else { return };
+    shared.redis.set_clock(3600);
     let store = shared.store().await;
     let ((seconds, _),): ((u64, u64),) = redis::pipe().cmd("TIME").query(&mut shared.connection()).unwrap();
     let opened = store.record(store.open(new_session()).await.unwrap().session.id).await.unwrap().unwrap().opened;
@@ -473,4 +481,41 @@ async fn the_servers_clock_decides() {
     let nobody = SessionId::generate(&Subject::new("nobody"));
     assert_eq!(store.record(nobody).await.unwrap(), None);
     let _kept = Arc::new(store);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_never_came_into_the_log_is_entered_by_whoever_asks_next() {
+    let Some(shared) = Shared::start(Options { clock: true, ..Options::default() }) else { return };
+    let store = shared.store().await;
+    let id = store.open(new_session()).await.unwrap().session.id;
+    // Whoever ends it comes as far as its row, and no further.
+    shared.redis.cli(&["acl", "setuser", "default", "resetkeys", "%R~*", "~sidegate:{[0-9]*"]);
+    let error = store.revoke_session(id, "a test").await.unwrap_err().to_string();
+    assert!(error.contains("permission"), "{error}");
+    drop(store);
+    shared.redis.cli(&["acl", "setuser", "default", "resetkeys", "~*"]);
+
+    let store = shared.store().await;
+    let present = async || {
+        let presented = Presented { session: id, generation: 0 };
+        match store.rotate(presented, public(), Visitor::default()).await.unwrap() {
+            Rotation::Revoked(revocation) => revocation,
+            other => panic!("{other:?}"),
+        }
+    };
+    // It may still be under way.
+    assert_eq!(present().await.number, 0);
+    assert_eq!(store.revocations(0, 10).await.unwrap(), []);
+    shared.redis.set_clock(11);
+    let entered = timeout(PATIENCE, async {
+        loop {
+            let revocation = present().await;
+            if revocation.number > 0 {
+                return revocation;
+            }
+        }
+    });
+    let entered = entered.await.expect("it is entered when it has been long enough");
+    assert_eq!(store.revocations(0, 10).await.unwrap(), std::slice::from_ref(&entered));
+    assert_eq!(present().await, Revocation { reason: "".into(), ..entered });
 }

@@ -9,6 +9,7 @@ use super::{Client, Door, STRICT, config, race, rounds, storm};
 use crate::support::{
     Sidegate, Upstream,
     redis::{Cluster, Options, Redis, SentinelTrio},
+    tokens::now,
     wait_for,
 };
 
@@ -82,6 +83,47 @@ fn nothing_is_lost_when_redis_is_killed_that_appends_before_it_answers() {
     let strike = |world: &mut World<Redis>| {
         world.redis.kill();
         world.redis.restart();
+    };
+    storm(&mut world, rounds(4), World::door, strike, World::settle);
+}
+
+#[test]
+fn nothing_is_lost_when_the_disk_of_redis_is_full() {
+    let appendfsync = Some("everysec");
+    let Some(redis) = Redis::start_with(Options { appendfsync, ..Options::default() }) else { return };
+    let upstream = Upstream::start();
+    let yaml = shared(&upstream, STRICT, &format!("url: 'redis://{}', timeout: 500ms", redis.address()));
+    let mut world = World::new(&yaml, redis);
+    let persistence = |redis: &Redis, wanted: &str| redis.cli(&["info", "persistence"]).contains(wanted).then_some(());
+    let strike = |world: &mut World<Redis>| {
+        world.redis.fill_disk();
+        wait_for("Redis to fail", || persistence(&world.redis, "aof_last_write_status:err"));
+        let error = world.door(0).log_in(Client::Public).err().unwrap().to_string();
+        assert_eq!(error, "not available");
+        world.redis.make_room();
+        // What it answered before it knew is written now; and is there after that.
+        wait_for("Redis to have written", || persistence(&world.redis, "aof_last_write_status:ok"));
+        world.redis.kill();
+        world.redis.restart();
+    };
+    storm(&mut world, rounds(2), World::door, strike, World::settle);
+}
+
+#[test]
+fn nothing_is_lost_when_the_clock_of_redis_is_set() {
+    let Some(redis) = Redis::start_with(Options { clock: true, ..Options::default() }) else { return };
+    let upstream = Upstream::start();
+    let yaml = shared(&upstream, STRICT, &format!("url: 'redis://{}'", redis.address()));
+    let mut world = World::new(&yaml, redis);
+    let mut times = [3600, 0, -3600, 0].into_iter().cycle();
+    let strike = |world: &mut World<Redis>| {
+        let ahead = times.next().unwrap();
+        world.redis.set_clock(ahead);
+        wait_for("the clock to be set", || {
+            let told = world.redis.cli(&["time"]);
+            let told: i64 = told.lines().next().unwrap().parse().unwrap();
+            ((told - now() as i64 - ahead).abs() < 60).then_some(())
+        });
     };
     storm(&mut world, rounds(4), World::door, strike, World::settle);
 }

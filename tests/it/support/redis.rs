@@ -5,16 +5,18 @@ mod cluster;
 mod sentinels;
 
 use std::{
+    ffi::c_long,
     fs::{self, File},
     iter,
     net::{SocketAddr, TcpListener},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{self, Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process, prlimit, waitid};
 
 use super::{tls::certify, tool, wait_for};
 
@@ -30,6 +32,8 @@ pub(crate) struct Options<'a> {
     pub(crate) tls: bool,
     /// The one user there is; `default` is switched off.
     pub(crate) acl: Option<Acl<'a>>,
+    /// With a clock of its own, which can be set.
+    pub(crate) clock: bool,
     /// More lines of configuration, after the others.
     pub(crate) lines: &'a str,
 }
@@ -63,7 +67,8 @@ impl Redis {
 
     /// Starts one on a free port and waits until it answers.
     pub(crate) fn start_with(options: Options<'_>) -> Option<Self> {
-        Some(Self::start_as(Programs::find()?, options))
+        let programs = Programs { own_clock: options.clock, ..Programs::find()? };
+        Some(Self::start_as(programs, options))
     }
 
     fn start_as(programs: Programs, options: Options<'_>) -> Self {
@@ -140,6 +145,27 @@ impl Redis {
         self.signal(Signal::CONT);
     }
 
+    /// Sets its clock, of one that has a clock of its own: so many seconds ahead of everybody else's.
+    pub(crate) fn set_clock(&self, ahead: c_long) {
+        let clock = File::options().write(true).open(self.dir.path().join("clock")).unwrap();
+        clock.write_all_at(&ahead.to_ne_bytes(), 0).unwrap();
+    }
+
+    /// Has its disk full from now on: none of its files grows.
+    pub(crate) fn fill_disk(&self) {
+        self.limit_files(Some(1));
+    }
+
+    /// Gives it room again.
+    pub(crate) fn make_room(&self) {
+        self.limit_files(None);
+    }
+
+    fn limit_files(&self, current: Option<u64>) {
+        let limit = Rlimit { current, ..getrlimit(Resource::Fsize) };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).unwrap();
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
@@ -183,11 +209,13 @@ struct Programs {
     server: PathBuf,
     cli: PathBuf,
     arguments: &'static [&'static str],
+    /// Whether the server has a clock of its own.
+    own_clock: bool,
 }
 
 impl Programs {
     fn find() -> Option<Self> {
-        Some(Self { server: tool("redis-server")?, cli: tool("redis-cli")?, arguments: &[] })
+        Some(Self { server: tool("redis-server")?, cli: tool("redis-cli")?, arguments: &[], own_clock: false })
     }
 
     /// The same to start Sentinels with.
@@ -198,7 +226,22 @@ impl Programs {
     /// A server with what is in a folder, which says into a file there what it has to say.
     fn serve(&self, dir: &Path) -> Child {
         let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
-        Command::new(&self.server)
+        // The shell sees to it that a file which may not grow is an error to the server, not a signal.
+        let mut server = Command::new("sh");
+        if self.own_clock {
+            let (clock, library) = (dir.join("clock"), dir.join("clock.so"));
+            if !clock.exists() {
+                fs::write(&clock, c_long::default().to_ne_bytes()).unwrap();
+                let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clock.c");
+                let compiled =
+                    Command::new("cc").args(["-shared", "-fPIC", "-O1", source, "-o"]).arg(&library).status();
+                assert!(compiled.unwrap().success(), "{source} cannot be compiled");
+            }
+            server.env("LD_PRELOAD", library).env("CLOCK_AHEAD", clock);
+        }
+        server
+            .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+            .arg(&self.server)
             .arg(dir.join("redis.conf"))
             .args(self.arguments)
             .stdin(Stdio::null())
