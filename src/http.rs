@@ -17,6 +17,9 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+/// What the names of the issuer's own cookies begin with, after a prefix for browsers that some have.
+pub const OWN_COOKIES: &str = "sidegate-";
+
 /// The other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {

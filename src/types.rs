@@ -147,9 +147,19 @@ impl SessionId {
     /// A fresh identifier for a session of that subject, whose part its last six bits are. Nothing depends on nobody guessing
     /// it: a refresh token carries an HMAC besides.
     pub fn generate(subject: &Subject) -> Self {
+        Self::generate_in(subject.part())
+    }
+
+    /// The same where nothing but the subject's part is known.
+    pub fn generate_in(part: u8) -> Self {
         let mut id = *uuid::Uuid::now_v7().as_bytes();
-        id[15] = id[15] & !(Subject::PARTS - 1) | subject.part();
+        id[15] = (id[15] & !(Subject::PARTS - 1)) | (part % Subject::PARTS);
         Self(id)
+    }
+
+    /// The part of its subject.
+    pub const fn part(self) -> u8 {
+        self.0[15] % Subject::PARTS
     }
 
     /// Reads the form that [`fmt::Display`] writes, the one the `sid` claim carries.

@@ -14,7 +14,10 @@ use super::{
     authorize::Permit,
     config::{ClaimHeader, Config},
 };
-use crate::{http::Peer, token::Identity};
+use crate::{
+    http::{OWN_COOKIES, Peer},
+    token::Identity,
+};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -158,6 +161,7 @@ pub(super) fn to_upstream(
     if !permit.route().forward_token {
         headers.remove(header::AUTHORIZATION);
     }
+    remove_own_cookies(headers);
     if takes_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -235,6 +239,29 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
 fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
         headers.remove(name);
+    }
+}
+
+/// Takes the issuer's own cookies out, which a browser sends to whatever is on the same host: an upstream that had one would be
+/// somebody's login.
+fn remove_own_cookies(headers: &mut HeaderMap) {
+    let is_own = |pair: &&[u8]| {
+        let name = pair.trim_ascii_start();
+        name.strip_prefix(b"__Host-").unwrap_or(name).starts_with(OWN_COOKIES.as_bytes())
+    };
+    let pairs = |field: &HeaderValue| field.as_bytes().split(|byte| *byte == b';').any(|pair| is_own(&pair));
+    if !headers.get_all(header::COOKIE).iter().any(pairs) {
+        return;
+    }
+    let others = headers.get_all(header::COOKIE).iter().map(|field| {
+        let pairs = field.as_bytes().split(|byte| *byte == b';').filter(|pair| !is_own(pair));
+        pairs.map(<[u8]>::trim_ascii).collect::<Vec<_>>().join(&b"; "[..])
+    });
+    // What is left of a header's value is one.
+    let others: Vec<_> = others.filter_map(|field| HeaderValue::from_bytes(&field).ok()).collect();
+    headers.remove(header::COOKIE);
+    for field in others.into_iter().filter(|field| !field.is_empty()) {
+        headers.append(header::COOKIE, field);
     }
 }
 

@@ -36,6 +36,11 @@ impl By {
         Self { client: Some(client.clone()), visitor, ..Cause::RevokeEndpoint.into() }
     }
 
+    /// The same for another reason.
+    pub(super) fn because(self, cause: Cause) -> Self {
+        Self { cause, ..self }
+    }
+
     /// What is written of it.
     pub(super) fn facts(&self) -> Facts<'_> {
         Facts {

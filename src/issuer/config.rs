@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::keys::KeysConfig;
+use super::{keys::KeysConfig, redirect::RedirectUri};
 use crate::{
     store::{OnRollback, RedisConfig},
     token::Algorithm,
@@ -30,6 +30,8 @@ pub struct Config {
     pub keys: KeysConfig,
     /// What processes show that follow the revocation log; `None`: nobody may.
     pub feed_credential: Option<Secret>,
+    /// How users log in at a browser, and what they see there.
+    pub login: Login,
     /// Who may ask for tokens.
     pub clients: Vec<Client>,
     /// Who may log in.
@@ -37,6 +39,13 @@ pub struct Config {
     /// The other issuers whose tokens the gateway takes, and how long those live at the most, leeway included, where that is
     /// known: what is to be revoked has to be remembered for as long.
     pub others: Vec<(IssuerUrl, Option<Duration>)>,
+}
+
+impl Config {
+    /// Whether any client sends browsers to the authorization endpoint.
+    pub(super) fn has_browsers(&self) -> bool {
+        self.clients.iter().any(|client| client.grants.contains(&GrantType::AuthorizationCode))
+    }
 }
 
 /// Where sessions and revocations are kept.
@@ -78,6 +87,19 @@ pub struct RefreshToken {
     pub on_rollback: OnRollback,
 }
 
+/// How users log in at a browser, and what they see there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// How long a browser stays logged in.
+    pub lifetime: Duration,
+    /// Whose pages they are, as people know it.
+    pub name: Arc<str>,
+    /// A picture above the pages, as a `data:` URL.
+    pub logo: Option<Arc<str>>,
+    /// What buttons and links are coloured with: red, green, blue.
+    pub color: [u8; 3],
+}
+
 /// How long a session lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetimes {
@@ -97,6 +119,12 @@ pub struct Client {
     pub id: ClientId,
     /// The hash of its secret; a client without one is public.
     pub secret_hash: Option<SecretHash>,
+    /// What people know it by.
+    pub name: Arc<str>,
+    /// Where a browser may be sent to with a code, or with the news that there is none.
+    pub redirect_uris: Vec<RedirectUri>,
+    /// Whether its users are asked before it gets anything of theirs.
+    pub consent: Consent,
     /// The grants it may use.
     pub grants: Vec<GrantType>,
     /// The scopes it may ask for, and gets when it asks for none.
@@ -111,6 +139,13 @@ pub struct Client {
     pub lifetimes: Option<Lifetimes>,
 }
 
+impl Client {
+    /// Whether it has nothing to authenticate with (RFC 6749 §2.1).
+    pub fn is_public(&self) -> bool {
+        self.secret_hash.is_none()
+    }
+}
+
 impl RefreshToken {
     /// How long the sessions of a client live. One that is to be remembered never lives shorter for it.
     pub(super) fn lifetimes(&self, client: &Client, remembered: bool) -> Lifetimes {
@@ -122,9 +157,20 @@ impl RefreshToken {
     }
 }
 
+/// Whether a client's users are asked before it gets anything of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// Each time that it asks for a code.
+    Ask,
+    /// Not unless it asks for that: a client of the same house.
+    Skip,
+}
+
 /// The grants a client can be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantType {
+    /// RFC 6749 §4.1, with PKCE (RFC 7636).
+    AuthorizationCode,
     /// RFC 6749 §4.4.
     ClientCredentials,
     /// RFC 6749 §6.
@@ -134,9 +180,13 @@ pub enum GrantType {
 }
 
 impl GrantType {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::AuthorizationCode, Self::ClientCredentials, Self::Password, Self::RefreshToken];
+
     /// The value of `grant_type`.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::AuthorizationCode => "authorization_code",
             Self::ClientCredentials => "client_credentials",
             Self::RefreshToken => "refresh_token",
             Self::Password => "password",
@@ -145,7 +195,7 @@ impl GrantType {
 
     /// The grant of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::ClientCredentials, Self::RefreshToken, Self::Password].into_iter().find(|grant| grant.name() == name)
+        Self::ALL.into_iter().find(|grant| grant.name() == name)
     }
 }
 

@@ -19,10 +19,27 @@ pub(super) enum Param {
     Scope,
     Token,
     TokenTypeHint,
+    ResponseType,
+    ResponseMode,
+    RedirectUri,
+    State,
+    CodeChallenge,
+    CodeChallengeMethod,
+    Code,
+    CodeVerifier,
+    Prompt,
+    MaxAge,
+    LoginHint,
+    Request,
+    RequestUri,
+    /// What shows that a form came from a page of ours, and what that was about.
+    Ticket,
+    /// What a user has decided.
+    Decision,
 }
 
 impl Param {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 24] = [
         Self::GrantType,
         Self::ClientId,
         Self::ClientSecret,
@@ -32,6 +49,21 @@ impl Param {
         Self::Scope,
         Self::Token,
         Self::TokenTypeHint,
+        Self::ResponseType,
+        Self::ResponseMode,
+        Self::RedirectUri,
+        Self::State,
+        Self::CodeChallenge,
+        Self::CodeChallengeMethod,
+        Self::Code,
+        Self::CodeVerifier,
+        Self::Prompt,
+        Self::MaxAge,
+        Self::LoginHint,
+        Self::Request,
+        Self::RequestUri,
+        Self::Ticket,
+        Self::Decision,
     ];
 
     const fn name(self) -> &'static str {
@@ -45,17 +77,38 @@ impl Param {
             Self::Scope => "scope",
             Self::Token => "token",
             Self::TokenTypeHint => "token_type_hint",
+            Self::ResponseType => "response_type",
+            Self::ResponseMode => "response_mode",
+            Self::RedirectUri => "redirect_uri",
+            Self::State => "state",
+            Self::CodeChallenge => "code_challenge",
+            Self::CodeChallengeMethod => "code_challenge_method",
+            Self::Code => "code",
+            Self::CodeVerifier => "code_verifier",
+            Self::Prompt => "prompt",
+            Self::MaxAge => "max_age",
+            Self::LoginHint => "login_hint",
+            Self::Request => "request",
+            Self::RequestUri => "request_uri",
+            Self::Ticket => "ticket",
+            Self::Decision => "decision",
         }
     }
 
     /// The longest value that is looked at, in bytes.
     const fn max_bytes(self) -> usize {
         match self {
-            Self::GrantType | Self::TokenTypeHint => 128,
-            Self::ClientId | Self::Username => 256,
-            Self::ClientSecret | Self::Password | Self::RefreshToken => 1024,
-            Self::Scope => 4096,
-            Self::Token => super::MAX_TOKEN_BYTES,
+            Self::Decision | Self::MaxAge => 20,
+            Self::GrantType
+            | Self::TokenTypeHint
+            | Self::ResponseType
+            | Self::ResponseMode
+            | Self::CodeChallenge
+            | Self::CodeChallengeMethod => 128,
+            Self::ClientId | Self::Username | Self::Code | Self::CodeVerifier | Self::Prompt | Self::LoginHint => 256,
+            Self::ClientSecret | Self::Password | Self::RefreshToken | Self::RedirectUri => 1024,
+            Self::Scope | Self::State | Self::RequestUri => 4096,
+            Self::Token | Self::Request | Self::Ticket => super::MAX_TOKEN_BYTES,
         }
     }
 }
@@ -75,8 +128,16 @@ impl Form {
         if body.len() > MAX_FORM_BYTES {
             return Err(Error::InvalidRequest("The body is too long.".into()));
         }
-        let mut form = Self(Vec::with_capacity(Param::ALL.len()));
-        for (name, value) in form_urlencoded::parse(body) {
+        Self::parse(body)
+    }
+
+    /// Reads a query, which has the same form.
+    ///
+    /// # Errors
+    /// `invalid_request` when it says one thing twice, or too much.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, Error> {
+        let mut form = Self(Vec::with_capacity(8));
+        for (name, value) in form_urlencoded::parse(text) {
             let Some(param) = Param::ALL.into_iter().find(|param| param.name() == name) else { continue };
             if form.0.iter().any(|(known, _)| *known == param) {
                 return Err(param.fault("is repeated"));

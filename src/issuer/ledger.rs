@@ -17,8 +17,8 @@ use crate::{
     clock::{Clock, Timestamp},
     revocation::{Blacklist, Freshness, Revocations},
     store::{
-        Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Revoked, Rotation, RotationRules,
-        Session, Stats, Store, Unavailable, Visitor, Whose,
+        Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Revoked, Rotation,
+        RotationRules, Session, Stats, Store, Taken, Unavailable, Visitor, Whose,
     },
     telemetry::{
         Metrics,
@@ -60,6 +60,10 @@ pub enum Cause {
     RevokeEndpoint,
     /// A used refresh token was presented again.
     Reuse,
+    /// A used authorization code was presented again.
+    CodeReuse,
+    /// A user has logged out at a browser.
+    LoggedOut,
     /// The store had forgotten a rotation.
     Rollback,
     /// A session whose user is not there any more, or disabled.
@@ -79,6 +83,8 @@ impl Cause {
         match self {
             Self::RevokeEndpoint => "revoke_endpoint",
             Self::Reuse => "reuse",
+            Self::CodeReuse => "code_reuse",
+            Self::LoggedOut => "logged_out",
             Self::Rollback => "rollback",
             Self::UserGone => "user_gone",
             Self::TooMany => "too_many",
@@ -169,6 +175,16 @@ impl Ledger {
             Ok(session)
         })
         .await
+    }
+
+    /// Keeps an authorization code, under its digest.
+    pub(super) async fn keep_code(&self, name: Digest, kept: Box<[u8]>, lifetime: Duration) -> Result<(), Unavailable> {
+        self.to_the_end(move |inner| async move { inner.store.keep_code(name, kept, lifetime).await }).await
+    }
+
+    /// Takes one for the session that is to come of it.
+    pub(super) async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
+        self.to_the_end(move |inner| async move { inner.store.take_code(name, session).await }).await
     }
 
     pub(super) async fn record(&self, id: SessionId) -> Result<Option<Record>, Unavailable> {

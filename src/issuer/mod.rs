@@ -1,8 +1,10 @@
 //! The internal issuer: the token endpoint and what belongs to it, behind plain requests and responses.
 
 mod access;
+mod browser;
 mod by;
 mod client;
+mod code;
 mod config;
 mod endpoint;
 mod error;
@@ -11,7 +13,9 @@ mod grant;
 mod keys;
 mod ledger;
 mod migrate;
+mod pages;
 mod password;
+mod redirect;
 mod revoke;
 mod session;
 mod user;
@@ -25,7 +29,8 @@ pub use self::{
     access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
     by::By,
     config::{
-        AccessToken, Client, Config, GrantType, Lifetimes, OFFLINE_ACCESS, RefreshToken, SecretHash, StoreConfig, User,
+        AccessToken, Client, Config, Consent, GrantType, Lifetimes, Login, OFFLINE_ACCESS, RefreshToken, SecretHash,
+        StoreConfig, User,
     },
     endpoint::Endpoint,
     error::refusal,
@@ -34,12 +39,15 @@ pub use self::{
     ledger::Cause,
     migrate::{MigrateError, migrate},
     password::check_hash,
+    redirect::RedirectUri,
     revoke::{RevokeError, RevokeRequest, SessionsRequest},
 };
 use self::{
+    browser::Browsers,
     endpoint::Paths,
     keys::{Ring, Seal, Vault},
     ledger::Ledger,
+    pages::Look,
     password::Passwords,
     session::RefreshTokens,
     user::Users,
@@ -76,6 +84,8 @@ pub struct Issuer {
     audit: Audit,
     passwords: Passwords,
     refresh_tokens: RefreshTokens,
+    browsers: Browsers,
+    look: Look,
     ring: Arc<Ring>,
     /// Knows our own access tokens, for whoever revokes one.
     own: Verifier,
@@ -164,10 +174,12 @@ impl Issuer {
         let issuer = Arc::new(Self {
             clients: config.clients.iter().map(|client| (client.id.clone(), client.clone())).collect(),
             users: Users::new(&config.users),
-            paths: Paths::new(&config.url, config.feed_credential.is_some()),
+            paths: Paths::new(&config.url, config.has_browsers(), config.feed_credential.is_some()),
             feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
             passwords: Passwords::new(),
             refresh_tokens: RefreshTokens::new(&master, &config.previous_master_keys),
+            browsers: Browsers::new(&config.url, &master, &config.previous_master_keys, clock.clone()),
+            look: Look::new(&config.login),
             own: own_tokens(&config, ring.live().clone()),
             metadata: endpoint::metadata::document(&config).into(),
             ring,
@@ -186,6 +198,11 @@ impl Issuer {
     /// The `iss` of its tokens.
     pub fn url(&self) -> &IssuerUrl {
         &self.config.url
+    }
+
+    /// The path that its own paths begin with; empty where its URL has none.
+    fn base(&self) -> &str {
+        endpoint::base_path(&self.config.url)
     }
 
     /// The keys that verify its access tokens.
@@ -217,7 +234,12 @@ impl Issuer {
         match endpoint {
             Endpoint::Token => matches!(self.config.store, StoreConfig::Embedded) && self.ring.signer().is_quick(),
             Endpoint::Jwks | Endpoint::Metadata => true,
-            Endpoint::Revoke | Endpoint::Feed => false,
+            Endpoint::Authorize
+            | Endpoint::LogIn
+            | Endpoint::Consent
+            | Endpoint::LogOut
+            | Endpoint::Revoke
+            | Endpoint::Feed => false,
         }
     }
 
@@ -226,6 +248,10 @@ impl Issuer {
     /// Dropping the future loses no revocation: what has gone to the store is told to memory all the same.
     pub async fn handle(&self, endpoint: Endpoint, request: http::Request<Bytes>) -> http::Response<Bytes> {
         match endpoint {
+            Endpoint::Authorize => endpoint::authorize::answer(self, &request).await,
+            Endpoint::LogIn => endpoint::authorize::log_in(self, &request).await,
+            Endpoint::Consent => endpoint::authorize::consent(self, &request).await,
+            Endpoint::LogOut => endpoint::logout::answer(self, &request).await,
             Endpoint::Token => endpoint::token::answer(self, &request).await,
             Endpoint::Revoke => endpoint::revoke::answer(self, &request).await,
             Endpoint::Jwks => endpoint::jwks::answer(self, &request),

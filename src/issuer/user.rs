@@ -2,8 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{SecretHash, User, error::Error, password::Passwords};
-use crate::types::Subject;
+use super::{Client, Issuer, SecretHash, User, error::Error, password::Passwords};
+use crate::{
+    telemetry::audit::{Event, Facts},
+    types::{Subject, Visitor},
+};
 
 /// The users, found by what they type and by what their tokens call them.
 pub(super) struct Users {
@@ -49,4 +52,33 @@ impl Users {
     pub(super) fn active(&self, subject: &Subject) -> Option<&User> {
         self.by_name.get(self.by_subject.get(subject)?).filter(|user| !user.disabled)
     }
+}
+
+/// Logs a user in, for a client; nobody, where the name or the password is wrong or they may not.
+///
+/// # Errors
+/// When too many passwords wait to be looked at.
+pub(super) async fn log_in<'a>(
+    issuer: &'a Issuer,
+    client: &Client,
+    username: &str,
+    password: &str,
+    visitor: &Visitor,
+) -> Result<Option<&'a User>, Error> {
+    let user = issuer.users.log_in(&issuer.passwords, username, password).await?;
+    let facts = Facts { client: Some(&client.id), ..visitor.into() };
+    if let Some(user) = user {
+        let (subject, username) = (Some(user.subject.as_str()), Some(&*user.username));
+        issuer.audit.tell(Event::LoggedIn, Facts { subject, username, ..facts });
+    } else {
+        // Never what was typed: it may be a password in the wrong field.
+        let (subject, reason) = match issuer.users.named(username) {
+            None => (None, "unknown_user"),
+            Some(user) if user.disabled => (Some(user.subject.as_str()), "disabled"),
+            Some(user) => (Some(user.subject.as_str()), "wrong_password"),
+        };
+        let error = Some("invalid_grant");
+        issuer.audit.tell(Event::LoginFailed, Facts { subject, error, reason: Some(reason), ..facts });
+    }
+    Ok(user)
 }

@@ -132,14 +132,14 @@ impl Store {
         }
     }
 
-    /// Keeps an authorization code, under a digest of it, until that moment.
+    /// Keeps an authorization code, under a digest of it, for so long.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn keep_code(&self, name: Digest, value: Box<[u8]>, until: Timestamp) -> Result<(), Unavailable> {
+    pub async fn keep_code(&self, name: Digest, value: Box<[u8]>, lifetime: Duration) -> Result<(), Unavailable> {
         match self {
-            Self::Embedded(store) => store.keep_code(name, value, until).await,
-            Self::Redis(store) => store.keep_code(name, value, until).await,
+            Self::Embedded(store) => store.keep_code(name, value, lifetime).await,
+            Self::Redis(store) => store.keep_code(name, value, lifetime).await,
         }
     }
 

@@ -61,6 +61,12 @@ pub enum Event {
     LoggedIn,
     /// It was not, or there is no such user, or they are disabled.
     LoginFailed,
+    /// A browser goes back to a client with a code.
+    Authorized,
+    /// It goes back without one.
+    AuthorizationRefused,
+    /// A code was presented that nothing came of.
+    CodeRefused,
     /// A refresh token was presented.
     Refresh(Refresh),
     /// An access token was signed.
@@ -156,6 +162,9 @@ impl Event {
             Self::ClientRefused => ("client_authentication", "failed"),
             Self::LoggedIn => ("login", "ok"),
             Self::LoginFailed => ("login", "failed"),
+            Self::Authorized => ("authorization", "granted"),
+            Self::AuthorizationRefused => ("authorization", "refused"),
+            Self::CodeRefused => ("code", "refused"),
             Self::Refresh(refresh) => ("refresh", refresh.name()),
             Self::TokenIssued => ("token", "issued"),
             Self::TokenRefused => ("token", "refused"),

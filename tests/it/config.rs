@@ -172,6 +172,13 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("id: spa,", "id: spa, sessions: { absolute_lifetime: 1d },", &["30:30: issuer.clients[0].sessions.absolute_lifetime: idle_lifetime (14d unless set) must not be longer than absolute_lifetime (90d unless set)"]),
     ("id: spa", "id: \"s:pa\"", &["30:9: issuer.clients[0].id: must not hold a colon: HTTP Basic could not carry it"]),
     ("id: spa", "id: spa, secret_hash: hunter2", &["30:18: issuer.clients[0].secret_hash: not a hash; make one with `sidegate hash-password`"]),
+    ("[refresh_token]", "[authorization_code]", &["30:7: issuer.clients[0].redirect_uris: missing: authorization_code sends browsers back; redirect_uris: [https://app.example.com/callback]"]),
+    ("[refresh_token]", "[authorization_code], redirect_uris: [http://app.example.com/cb]", &["30:64: issuer.clients[0].redirect_uris[0]: plain http is for loopback alone (127.0.0.1, [::1], localhost): a code would travel readable"]),
+    ("[refresh_token]", "[authorisation_code]", &[r#"30:27: issuer.clients[0].grants[0]: must be authorization_code, refresh_token or client_credentials; did you mean "authorization_code"?"#]),
+    ("[refresh_token]", "[refresh_token], consent: never", &["30:43: issuer.clients[0].consent: must be ask or skip"]),
+    ("  refresh_token: {", "  login: { color: blue }\n  refresh_token: {", &[r##"28:12: issuer.login.color: must be a colour of the form "#0b57d0""##]),
+    ("  refresh_token: {", "  login: { lifetime: 1s }\n  refresh_token: {", &["28:12: issuer.login.lifetime: must be from 1m to 30d"]),
+    ("  refresh_token: {", "  login: { logo_file: config.yaml }\n  refresh_token: {", &["28:12: issuer.login.logo_file: must be a picture of the kind PNG or SVG"]),
     ("[refresh_token]", "[client_credentials]", &["30:27: issuer.clients[0].grants[0]: a client without secret_hash is public: it has no credentials to be granted anything for"]),
     ("$argon2id$v=19$m=8", "$argon2i$v=19$m=8", &["32:24: issuer.users[0].password_hash: only Argon2id hashes are read; make one with `sidegate hash-password`"]),
     ("m=8,t=1", "m=2000000,t=1", &["32:24: issuer.users[0].password_hash: the hash asks for more than 1 GiB of memory, 16 passes or 16 lanes; copy the line that `sidegate hash-password` printed, in quotes"]),
@@ -499,6 +506,7 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
         "max_staleness:",
         "snapshot_file:",
         "file: signing.pem",
+        "logo_file: logo.svg",
         "roles: [admin] }",
     ];
     let uncommented: Vec<String> = default

@@ -2,6 +2,7 @@
 
 mod answers;
 mod audit;
+mod authorize;
 mod clients;
 mod keys;
 mod operators;
@@ -33,8 +34,8 @@ use serde_json::{Map, Value, json};
 use sidegate::{
     clock::{Clock, Timestamp},
     issuer::{
-        AccessToken, Cause, Client, Config, GrantType, Issuer, KeysConfig, Lifetimes, OFFLINE_ACCESS, OpenError,
-        RefreshToken, RevokeError, RevokeRequest, SecretHash, StoreConfig, User,
+        AccessToken, Cause, Client, Config, Consent, GrantType, Issuer, KeysConfig, Lifetimes, Login, OFFLINE_ACCESS,
+        OpenError, RedirectUri, RefreshToken, RevokeError, RevokeRequest, SecretHash, StoreConfig, User,
     },
     revocation::Revocations,
     store::{OnRollback, Revocation},
@@ -128,6 +129,10 @@ impl Rig {
 
     async fn refresh_publicly(&self, token: &str) -> Answer {
         self.token(None, &format!("grant_type=refresh_token&refresh_token={token}&client_id=spa")).await
+    }
+
+    async fn refresh_as(&self, public: &str, token: &str) -> Answer {
+        self.token(None, &format!("grant_type=refresh_token&refresh_token={token}&client_id={public}")).await
     }
 
     fn is_revoked(&self, access_token: &str) -> bool {
@@ -269,6 +274,9 @@ fn client(id: &str, secret_hash: Option<SecretHash>, grants: &[GrantType]) -> Cl
     Client {
         id: ClientId::new(id),
         secret_hash,
+        name: id.into(),
+        redirect_uris: Vec::new(),
+        consent: Consent::Ask,
         grants: grants.to_vec(),
         scopes: Scopes::from_values(["read", "write"]),
         rotate: true,
@@ -317,6 +325,7 @@ fn config(data: &Path) -> Config {
         previous_master_keys: Vec::new(),
         keys: KeysConfig { rotate_every: None, publish_ahead: DAY, file: None },
         feed_credential: None,
+        login: Login { lifetime: 8 * 3600 * SECOND, name: "Example".into(), logo: None, color: [0x0b, 0x57, 0xd0] },
         clients: vec![
             client("app", Some(argon2id("secret")), &[Password, Refresh]),
             client("spa", None, &[Password, Refresh, ClientCredentials]),

@@ -7,6 +7,7 @@
 
 mod admin;
 mod audit;
+mod browser;
 mod clients;
 mod config;
 mod deploy;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::{
     hash,
     issuer::{access_lifetime, lifetimes},
+    login::shown,
     route,
     values::{DAY, word},
 };
@@ -16,7 +17,7 @@ use crate::{
         raw,
         report::Report,
     },
-    issuer::{Client, GrantType, Lifetimes},
+    issuer::{Client, Consent, GrantType, Lifetimes, RedirectUri},
     types::ClientId,
 };
 
@@ -58,7 +59,12 @@ fn check(
         }
         hash::check(report, &at, &text, true)
     });
+    let name_at = at.key(if raw.name.is_some() { "name" } else { "id" });
+    let name = shown(report, &name_at, raw.name, id.as_deref().unwrap_or("unnamed"));
+    let consents = [("ask", Consent::Ask), ("skip", Consent::Skip)];
+    let consent = word(report, &at.key("consent"), raw.consent.as_deref(), Consent::Ask, &consents);
     let grants = grants(report, at, raw.grants, raw.legacy_password_grant, is_public);
+    let redirect_uris = redirect_uris(report, &at.key("redirect_uris"), raw.redirect_uris, grants.as_deref());
     let scopes = route::scopes(report, &at.key("scopes"), raw.scopes);
     let rotations = [("rotate", true), ("reuse", false)];
     let mut rotate = word(report, &at.key("rotation"), raw.rotation.as_deref(), true, &rotations);
@@ -79,6 +85,9 @@ fn check(
             Some(hash) => Some(hash?),
             None => None,
         },
+        name: name?.into(),
+        redirect_uris: redirect_uris?,
+        consent: consent?,
         grants: grants?,
         scopes: scopes?,
         rotate: rotate?,
@@ -112,6 +121,34 @@ pub(super) fn identifier(
     Some(text)
 }
 
+/// Where browsers may be sent to: there must be such a place where the grant needs one.
+fn redirect_uris(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::List<String>,
+    grants: Option<&[GrantType]>,
+) -> Option<Vec<RedirectUri>> {
+    let there = raw.is_some();
+    let mut uris = Vec::new();
+    for (path, text) in report.items(at, raw) {
+        uris.push(match RedirectUri::parse(&text) {
+            Ok(uri) => Some(uri),
+            Err(why) => report.refuse(&path, why),
+        });
+    }
+    let needed = grants.is_some_and(|grants| grants.contains(&GrantType::AuthorizationCode));
+    if needed && uris.is_empty() && !report.is_settled(at) {
+        return report.refuse(
+            at,
+            "missing: authorization_code sends browsers back; redirect_uris: [https://app.example.com/callback]",
+        );
+    }
+    if there && !needed && grants.is_some() {
+        report.warn(at, "nothing is sent there: grants has no authorization_code");
+    }
+    uris.into_iter().collect()
+}
+
 fn grants(
     report: &mut Report,
     at: &Path,
@@ -129,15 +166,17 @@ fn grants(
                 "a client without secret_hash is public: it has no credentials to be granted anything for",
             ),
             "client_credentials" => Some(GrantType::ClientCredentials),
+            "authorization_code" => Some(GrantType::AuthorizationCode),
             "password" => {
                 report.refuse(&path, "OAuth 2.1 drops this grant; where it must be, say legacy_password_grant: true")
             }
-            "authorization_code" | "urn:ietf:params:oauth:grant-type:device_code" => {
-                report.refuse(&path, "is not supported yet; known are refresh_token and client_credentials")
-            }
+            "urn:ietf:params:oauth:grant-type:device_code" => report.refuse(
+                &path,
+                "is not supported yet; known are authorization_code, refresh_token and client_credentials",
+            ),
             other => {
-                let mend = did_you_mean(other, ["refresh_token", "client_credentials"]);
-                report.refuse(&path, format!("must be refresh_token or client_credentials{mend}"))
+                let mend = did_you_mean(other, ["authorization_code", "refresh_token", "client_credentials"]);
+                report.refuse(&path, format!("must be authorization_code, refresh_token or client_credentials{mend}"))
             }
         };
         grants.push(grant);

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use http::Uri;
 
 use super::{
-    client, feed, provider, redis, user,
+    client, feed, login, provider, redis, user,
     values::{DAY, HOUR, MINUTE, SECOND, count, duration, word},
 };
 use crate::{
@@ -73,6 +73,7 @@ pub(super) fn check(
     let feed_at = at.key("revocation_feed");
     let feed = feed::served(report, &feed_at, raw.revocation_feed);
     let keys = signing_keys(report, &at.key("keys"), raw.keys, algorithm);
+    let login = login::check(report, &at.key("login"), raw.login);
     let mut demo = Vec::new();
     let clients = client::check_all(report, &at.key("clients"), raw.clients, &mut demo);
     let users = user::check_all(report, &at.key("users"), raw.users, &mut demo);
@@ -93,6 +94,7 @@ pub(super) fn check(
             previous_master_keys: previous.into_iter().collect::<Option<_>>()?,
             keys: keys?,
             feed_credential: feed?.map(|(credential, _)| credential),
+            login: login?,
             clients: clients?,
             users: users?,
             others: Vec::new(),

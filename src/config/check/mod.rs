@@ -9,6 +9,7 @@ mod hash;
 mod issuer;
 mod keys;
 mod listener;
+mod login;
 mod pattern;
 mod provider;
 mod rate;

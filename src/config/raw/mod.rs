@@ -223,8 +223,15 @@ shapes! {
         previous_master_keys: List<SecretText>,
         keys: Section<SigningKeys>,
         revocation_feed: Section<ServedFeed>,
+        login: Section<Login>,
         clients: List<Mapping<Client>>,
         users: List<Mapping<User>>,
+    }
+    Login {
+        lifetime: Option<Scalar>,
+        name: Option<String>,
+        logo_file: Option<String>,
+        color: Option<String>,
     }
     ServedFeed {
         credential: Option<SecretText>,
@@ -284,6 +291,9 @@ shapes! {
     Client {
         id: Option<String>,
         secret_hash: Option<String>,
+        name: Option<String>,
+        redirect_uris: List<String>,
+        consent: Option<String>,
         grants: List<String>,
         legacy_password_grant: Option<Flag>,
         scopes: List<String>,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use super::{JWKS, REVOKE, TOKEN};
+use super::{AUTHORIZE, JWKS, REVOKE, TOKEN};
 use crate::issuer::{Config, GrantType, Issuer};
 
 /// For how long anybody may keep it: it changes with the configuration alone.
@@ -20,13 +20,13 @@ pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Re
 pub(in crate::issuer) fn document(config: &Config) -> String {
     let (url, clients) = (&config.url, &config.clients);
     let mut methods = Vec::new();
-    if clients.iter().any(|client| client.secret_hash.is_some()) {
+    if clients.iter().any(|client| !client.is_public()) {
         methods.extend(["client_secret_basic", "client_secret_post"]);
     }
-    if clients.iter().any(|client| client.secret_hash.is_none()) {
+    if clients.iter().any(|client| client.is_public()) {
         methods.push("none");
     }
-    let grants: Vec<_> = [GrantType::ClientCredentials, GrantType::Password, GrantType::RefreshToken]
+    let grants: Vec<_> = GrantType::ALL
         .into_iter()
         .filter(|grant| clients.iter().any(|client| client.grants.contains(grant)))
         .map(GrantType::name)
@@ -38,9 +38,16 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
         "revocation_endpoint": format!("{url}{REVOKE}"),
         "revocation_endpoint_auth_methods_supported": methods,
         "grant_types_supported": grants,
-        // Required, and empty: there is no authorization endpoint.
+        // Required, and empty where there is no authorization endpoint.
         "response_types_supported": [],
     });
+    if config.has_browsers() {
+        document["authorization_endpoint"] = format!("{url}{AUTHORIZE}").into();
+        document["response_types_supported"] = json!(["code"]);
+        document["response_modes_supported"] = json!(["query"]);
+        document["code_challenge_methods_supported"] = json!(["S256"]);
+        document["authorization_response_iss_parameter_supported"] = true.into();
+    }
     // A key that also signs is never published, and a link to an empty set would promise one.
     if !config.access_token.algorithm.is_symmetric() {
         document["jwks_uri"] = Value::from(format!("{url}{JWKS}"));

@@ -1,7 +1,9 @@
 //! The endpoints: requests into types, types into responses.
 
+pub(super) mod authorize;
 pub(super) mod feed;
 pub(super) mod jwks;
+pub(super) mod logout;
 pub(super) mod metadata;
 pub(super) mod revoke;
 pub(super) mod token;
@@ -17,6 +19,14 @@ use crate::types::{IssuerUrl, Visitor};
 /// What the issuer serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
+    /// RFC 6749 §3.1.
+    Authorize,
+    /// Where its page for logging in leads.
+    LogIn,
+    /// Where its page for consent leads.
+    Consent,
+    /// A browser's login ends.
+    LogOut,
     /// RFC 6749 §3.2.
     Token,
     /// RFC 7009.
@@ -33,8 +43,8 @@ pub enum Endpoint {
 pub(super) struct Paths(Vec<(Box<str>, Endpoint)>);
 
 impl Paths {
-    /// `feed` says whether others may follow the revocation log.
-    pub(super) fn new(url: &IssuerUrl, feed: bool) -> Self {
+    /// `browsers` says whether any client sends browsers here, `feed` whether others may follow the revocation log.
+    pub(super) fn new(url: &IssuerUrl, browsers: bool, feed: bool) -> Self {
         let base = base_path(url);
         let mut paths = vec![
             (format!("{base}{TOKEN}").into(), Endpoint::Token),
@@ -43,6 +53,14 @@ impl Paths {
             // The well-known name goes between host and path (RFC 8414 §3.1).
             (format!("/.well-known/oauth-authorization-server{base}").into(), Endpoint::Metadata),
         ];
+        if browsers {
+            paths.extend([
+                (format!("{base}{AUTHORIZE}").into(), Endpoint::Authorize),
+                (format!("{base}{LOG_IN}").into(), Endpoint::LogIn),
+                (format!("{base}{CONSENT}").into(), Endpoint::Consent),
+                (format!("{base}{LOG_OUT}").into(), Endpoint::LogOut),
+            ]);
+        }
         if feed {
             paths.push((format!("{base}{FEED}").into(), Endpoint::Feed));
         }
@@ -54,13 +72,17 @@ impl Paths {
     }
 }
 
+const AUTHORIZE: &str = "/oauth/authorize";
+const LOG_IN: &str = "/oauth/login";
+const CONSENT: &str = "/oauth/consent";
+const LOG_OUT: &str = "/oauth/logout";
 const TOKEN: &str = "/oauth/token";
 const FEED: &str = "/oauth/revocations";
 const REVOKE: &str = "/oauth/revoke";
 const JWKS: &str = "/.well-known/jwks.json";
 
 /// The path of the issuer's URL; empty where it has none.
-fn base_path(url: &IssuerUrl) -> &str {
+pub(super) fn base_path(url: &IssuerUrl) -> &str {
     let rest = url.as_str().split_once("://").map_or("", |(_, rest)| rest);
     rest.find('/').map_or("", |at| &rest[at..])
 }

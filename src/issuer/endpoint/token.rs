@@ -73,6 +73,7 @@ async fn grant<'a>(
         return Err(Error::UnauthorizedClient);
     }
     match grant_type {
+        GrantType::AuthorizationCode => grant::authorization_code::grant(issuer, client, &form, visitor).await,
         GrantType::ClientCredentials => grant::client_credentials::grant(issuer, client, &form, visitor),
         GrantType::Password => grant::password::grant(issuer, client, &form, visitor).await,
         GrantType::RefreshToken => grant::refresh::grant(issuer, client, &form, visitor).await,

@@ -16,7 +16,7 @@ pub(in crate::issuer) fn grant(
     visitor: &Visitor,
 ) -> Result<Granted, Error> {
     // "MUST only be used by confidential clients": a bare name proves nothing.
-    if client.secret_hash.is_none() {
+    if client.is_public() {
         return Err(Error::UnauthorizedClient);
     }
     let scopes = requested_scopes(form, &client.scopes)?;

@@ -1,5 +1,6 @@
 //! The grants, one file each.
 
+pub(super) mod authorization_code;
 pub(super) mod client_credentials;
 pub(super) mod password;
 pub(super) mod refresh;
@@ -7,12 +8,16 @@ pub(super) mod refresh;
 use serde::Serialize;
 
 use super::{
-    Client, Issuer,
+    Client, Issuer, OFFLINE_ACCESS, User,
     access::Grant,
     error::Error,
     form::{Form, Param},
 };
-use crate::{clock::Timestamp, types::Scopes};
+use crate::{
+    clock::Timestamp,
+    store::{NewSession, Session},
+    types::{Scopes, SessionId, Visitor},
+};
 
 /// A successful answer (RFC 6749 §5.1).
 #[derive(Serialize)]
@@ -44,8 +49,35 @@ impl Granted {
     }
 }
 
+/// Opens a session of a user at a client.
+async fn open_session(
+    issuer: &Issuer,
+    client: &Client,
+    id: SessionId,
+    user: &User,
+    scopes: &Scopes,
+    visitor: &Visitor,
+) -> Result<Session, Error> {
+    let settings = &issuer.config.refresh_token;
+    let remembered = scopes.contains(OFFLINE_ACCESS);
+    let lifetimes = settings.lifetimes(client, remembered);
+    let new = NewSession {
+        id,
+        client: client.id.clone(),
+        subject: user.subject.clone(),
+        scopes: scopes.clone(),
+        idle_lifetime: lifetimes.idle,
+        absolute_lifetime: lifetimes.absolute,
+        access_lifetime: issuer.access_lifetime(client),
+        remembered,
+        max_sessions: settings.max_sessions,
+        visitor: visitor.clone(),
+    };
+    Ok(issuer.ledger.open(new).await?)
+}
+
 /// What the request asks for out of what `allowed` has; all of it when it does not say (RFC 6749 §3.3).
-fn requested_scopes(form: &Form, allowed: &Scopes) -> Result<Scopes, Error> {
+pub(super) fn requested_scopes(form: &Form, allowed: &Scopes) -> Result<Scopes, Error> {
     let Some(text) = form.get(Param::Scope) else { return Ok(allowed.clone()) };
     let asked = Scopes::parse(text).ok_or(Error::InvalidScope("The scope is malformed."))?;
     if !allowed.covers(&asked) {

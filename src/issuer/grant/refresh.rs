@@ -92,7 +92,7 @@ fn tell_refused(issuer: &Issuer, outcome: Refresh, facts: Facts<'_>) {
 /// How this client's tokens turn over.
 fn rules(issuer: &Issuer, client: &Client) -> RotationRules {
     let settings = &issuer.config.refresh_token;
-    let public = client.secret_hash.is_none();
+    let public = client.is_public();
     RotationRules {
         rotate: public || client.rotate,
         reuse_interval: settings.reuse_interval,

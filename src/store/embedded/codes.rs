@@ -1,5 +1,7 @@
 //! The verbs about authorization codes and replay markers, within one write transaction.
 
+use std::time::Duration;
+
 use redb::ReadableTable as _;
 
 use super::tables::{Fault, Tables};
@@ -10,8 +12,8 @@ use crate::{
 };
 
 impl Tables<'_> {
-    pub(super) fn keep_code(&mut self, name: &Digest, value: &[u8], until: Timestamp) -> Result<(), Fault> {
-        self.keep(&named(CODE, name), value, until)
+    pub(super) fn keep_code(&mut self, name: &Digest, value: &[u8], lifetime: Duration) -> Result<(), Fault> {
+        self.keep(&named(CODE, name), value, self.now + lifetime)
     }
 
     pub(super) fn take_code(&mut self, name: &Digest, session: SessionId) -> Result<Taken, Fault> {

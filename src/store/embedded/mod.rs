@@ -123,8 +123,13 @@ impl Embedded {
         self.run(move |tables| tables.list(&whose, after, limit)).await
     }
 
-    pub(super) async fn keep_code(&self, name: Digest, value: Box<[u8]>, until: Timestamp) -> Result<(), Unavailable> {
-        self.run(move |tables| tables.keep_code(&name, &value, until)).await
+    pub(super) async fn keep_code(
+        &self,
+        name: Digest,
+        value: Box<[u8]>,
+        lifetime: Duration,
+    ) -> Result<(), Unavailable> {
+        self.run(move |tables| tables.keep_code(&name, &value, lifetime)).await
     }
 
     pub(super) async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {

@@ -1,5 +1,7 @@
 //! The verbs about authorization codes and replay markers.
 
+use std::time::Duration;
+
 use super::{Redis, log::uid, names::Place, scripts::Script};
 use crate::{
     clock::Timestamp,
@@ -12,9 +14,10 @@ impl Redis {
         &self,
         name: Digest,
         value: Box<[u8]>,
-        until: Timestamp,
+        lifetime: Duration,
     ) -> Result<(), Unavailable> {
         self.0.in_place()?;
+        let until = self.0.now() + lifetime;
         let place = Place::of_digest(&name);
         let mut keep = Script::Keep.on(&[&self.0.names.code(&name), &self.0.names.single(place, "codes")]);
         keep.arg(until.0).arg([b"c", &name[..]].concat()).arg(&*value);

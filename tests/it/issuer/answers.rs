@@ -170,7 +170,8 @@ async fn grants_and_scopes_have_their_own_errors() {
     for (authorization, body, code) in [
         (app(), "grant_type=client_credentials", "unauthorized_client"),
         (svc(), LOGIN, "unauthorized_client"),
-        (app(), "grant_type=authorization_code&code=x", "unsupported_grant_type"),
+        (app(), "grant_type=authorization_code&code=x", "unauthorized_client"),
+        (app(), "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code", "unsupported_grant_type"),
         (app(), "grant_type=Password", "unsupported_grant_type"),
         (svc(), "grant_type=client_credentials&scope=admin", "invalid_scope"),
         (svc(), "grant_type=client_credentials&scope=read+admin", "invalid_scope"),

@@ -28,7 +28,7 @@ async fn a_backup_is_a_store_with_all_that_was_acknowledged_before_it() {
     rig.store.revoke_session(dead, "a test").await.unwrap();
     rig.revoke(Revoked::Subject("bob".into()), until).await;
     rig.revoke(Revoked::Token("jti".into()), until).await;
-    rig.store.keep_code([7; 32], b"kept".as_slice().into(), until).await.unwrap();
+    rig.store.keep_code([7; 32], b"kept".as_slice().into(), 300 * SECOND).await.unwrap();
     assert!(rig.store.mark([8; 32], until).await.unwrap());
     rig.store.longest_access_lifetime(3600 * SECOND).await.unwrap();
     let (stats, log) = (rig.store.stats().await.unwrap(), rig.log().await);

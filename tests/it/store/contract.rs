@@ -569,7 +569,7 @@ async fn a_code_is_taken_once_and_says_by_whom(rig: Rig) {
     let (first, second) = (SessionId::generate(&Subject::new("alice")), SessionId::generate(&Subject::new("alice")));
     let until = rig.now() + 60 * SECOND;
     assert_eq!(rig.store.take_code(name, first).await.unwrap(), Taken::Unknown);
-    rig.store.keep_code(name, b"alice".as_slice().into(), until).await.unwrap();
+    rig.store.keep_code(name, b"alice".as_slice().into(), 60 * SECOND).await.unwrap();
     assert!(rig.store.mark(name, until).await.unwrap(), "a code is no marker");
     let rig = rig.reopened().await;
     assert_eq!(rig.store.take_code(other, first).await.unwrap(), Taken::Unknown);
@@ -587,7 +587,7 @@ async fn a_code_is_taken_once_and_says_by_whom(rig: Rig) {
 async fn of_many_at_once_one_takes_a_code_and_one_sets_a_marker(rig: Rig) {
     for n in 0..20_u8 {
         let until = rig.now() + 60 * SECOND;
-        rig.store.keep_code([n; 32], [n].into(), until).await.unwrap();
+        rig.store.keep_code([n; 32], [n].into(), 60 * SECOND).await.unwrap();
         let callers = (0..16).map(|_| {
             let store = rig.store.clone();
             tokio::spawn(async move {

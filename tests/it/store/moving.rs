@@ -26,8 +26,8 @@ async fn filled(rig: &Rig) -> Vec<SessionId> {
     let lifted = rig.revoke(Revoked::Client("app-1".into()), until).await;
     rig.store.lift(lifted.number, "a mistake").await.unwrap();
     rig.revoke(Revoked::Subject("carol".into()), until).await;
-    rig.store.keep_code([1; 32], b"kept".as_slice().into(), until).await.unwrap();
-    rig.store.keep_code([2; 32], b"taken".as_slice().into(), until).await.unwrap();
+    rig.store.keep_code([1; 32], b"kept".as_slice().into(), 300 * SECOND).await.unwrap();
+    rig.store.keep_code([2; 32], b"taken".as_slice().into(), 300 * SECOND).await.unwrap();
     rig.store.take_code([2; 32], ids[5]).await.unwrap();
     rig.store.mark([3; 32], until).await.unwrap();
     rig.store.longest_access_lifetime(7200 * SECOND).await.unwrap();

@@ -108,7 +108,7 @@ async fn what_is_written_while_the_file_is_written_anew_is_in_the_new_one() {
                         rig.revoke(Revoked::Subject(format!("nobody-{worker}").into()), until).await;
                         let mut name = [worker; 32];
                         name[..4].copy_from_slice(&round.to_be_bytes());
-                        rig.store.keep_code(name, name.into(), until).await.unwrap();
+                        rig.store.keep_code(name, name.into(), 300 * SECOND).await.unwrap();
                         assert!(rig.store.mark(name, until).await.unwrap());
                     }
                 }

@@ -1,0 +1,195 @@
+//! What people see at a browser: a page for logging in, one for consent, one for logging out, and one that says something. No
+//! scripts; every text is in [`text`].
+
+mod text;
+
+use std::sync::Arc;
+
+use askama::Template;
+use aws_lc_rs::digest;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use self::text::{TEXT, Text};
+use super::{Login, error::forbid_storing};
+use crate::types::Scopes;
+
+pub(super) use self::text::Notice;
+
+/// How all of them look, and what goes along with each.
+pub(super) struct Look {
+    name: Arc<str>,
+    logo: Option<Arc<str>>,
+    style: String,
+    policy: HeaderValue,
+}
+
+impl Look {
+    pub(super) fn new(login: &Login) -> Self {
+        let [red, green, blue] = login.color;
+        let (light, dark) = (readable_on_white(login.color), readable_on_black(login.color));
+        let accent = format!("#{red:02x}{green:02x}{blue:02x}");
+        let on = if contrast(login.color, [255; 3]) >= contrast(login.color, [0; 3]) { "#fff" } else { "#000" };
+        let style = format!(
+            ":root{{--accent:{accent};--on:{on};--ring:{light}}}@media (prefers-color-scheme:dark){{:root{{--ring:{dark}}}}}{}",
+            include_str!("style.css")
+        );
+        let hash = STANDARD.encode(digest::digest(&digest::SHA256, style.as_bytes()));
+        // No form-action: browsers apply it to where a form's answer leads as well, and an app may lead on to anywhere.
+        let policy = format!(
+            "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
+        );
+        let policy = HeaderValue::try_from(policy).expect("it is ASCII");
+        Self { name: login.name.clone(), logo: login.logo.clone(), style, policy }
+    }
+
+    fn respond(&self, status: StatusCode, page: &impl Template) -> Response<Bytes> {
+        let page = page.render().expect("it is written into memory");
+        let mut response = Response::new(Bytes::from(page));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        headers.insert(header::CONTENT_SECURITY_POLICY, self.policy.clone());
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        forbid_storing(headers);
+        response
+    }
+
+    /// Asks who somebody is. `problem` is why they are asked again.
+    pub(super) fn log_in(
+        &self,
+        form: Form<'_>,
+        client: &str,
+        username: &str,
+        problem: Option<Problem>,
+    ) -> Response<Bytes> {
+        let status = match problem {
+            None | Some(Problem::Expired) => StatusCode::OK,
+            Some(Problem::Wrong) => StatusCode::FORBIDDEN,
+        };
+        let problem = problem.map(|problem| match problem {
+            Problem::Wrong => TEXT.wrong,
+            Problem::Expired => TEXT.expired,
+        });
+        let Form { action, ticket } = form;
+        self.respond(status, &LogIn { look: self, text: &TEXT, client, problem, action, ticket, username })
+    }
+
+    /// Asks whether a client may have what it asks for.
+    pub(super) fn consent(
+        &self,
+        form: Form<'_>,
+        client: &str,
+        username: &str,
+        scopes: &Scopes,
+        destination: &str,
+    ) -> Response<Bytes> {
+        let scopes = scopes.iter().collect();
+        let Form { action, ticket } = form;
+        let page = Consent { look: self, text: &TEXT, client, scopes, destination, action, ticket, username };
+        self.respond(StatusCode::OK, &page)
+    }
+
+    /// Asks whether somebody wants to log out.
+    pub(super) fn log_out(&self, form: Form<'_>) -> Response<Bytes> {
+        let Form { action, ticket } = form;
+        self.respond(StatusCode::OK, &LogOut { look: self, text: &TEXT, action, ticket })
+    }
+
+    /// Says something. `detail` is for whoever has to mend it.
+    pub(super) fn notice(&self, status: StatusCode, notice: Notice, detail: Option<&str>) -> Response<Bytes> {
+        let (title, message) = notice.text();
+        let is_error = !status.is_success();
+        self.respond(status, &Say { look: self, title, message, detail, is_error })
+    }
+}
+
+/// Where a form goes, and what shows that it is ours.
+#[derive(Clone, Copy)]
+pub(super) struct Form<'a> {
+    pub(super) action: &'a str,
+    pub(super) ticket: &'a str,
+}
+
+/// Why somebody is asked again who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// The name or the password was wrong.
+    Wrong,
+    /// The page had been open for too long.
+    Expired,
+}
+
+#[derive(Template)]
+#[template(path = "log_in.html")]
+struct LogIn<'a> {
+    look: &'a Look,
+    text: &'a Text,
+    client: &'a str,
+    problem: Option<&'static str>,
+    action: &'a str,
+    ticket: &'a str,
+    username: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "consent.html")]
+struct Consent<'a> {
+    look: &'a Look,
+    text: &'a Text,
+    client: &'a str,
+    scopes: Vec<&'a str>,
+    destination: &'a str,
+    action: &'a str,
+    ticket: &'a str,
+    username: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "log_out.html")]
+struct LogOut<'a> {
+    look: &'a Look,
+    text: &'a Text,
+    action: &'a str,
+    ticket: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "notice.html")]
+struct Say<'a> {
+    look: &'a Look,
+    title: &'a str,
+    message: &'a str,
+    detail: Option<&'a str>,
+    is_error: bool,
+}
+
+/// The colour, or black where it could not be seen on white (WCAG 2.2, 1.4.11: 3 to 1).
+fn readable_on_white(color: [u8; 3]) -> String {
+    hex(if contrast(color, [255; 3]) >= 3.0 { color } else { [0; 3] })
+}
+
+fn readable_on_black(color: [u8; 3]) -> String {
+    hex(if contrast(color, [0x1e, 0x1e, 0x22]) >= 3.0 { color } else { [255; 3] })
+}
+
+fn hex([red, green, blue]: [u8; 3]) -> String {
+    format!("#{red:02x}{green:02x}{blue:02x}")
+}
+
+/// How well one can be read on the other, from 1 to 21 (WCAG 2.2, contrast ratio).
+fn contrast(one: [u8; 3], other: [u8; 3]) -> f64 {
+    let (one, other) = (luminance(one), luminance(other));
+    (one.max(other) + 0.05) / (one.min(other) + 0.05)
+}
+
+fn luminance(color: [u8; 3]) -> f64 {
+    let [red, green, blue] = color.map(|part| {
+        let part = f64::from(part) / 255.0;
+        if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+    });
+    0.2126 * red + 0.7152 * green + 0.0722 * blue
+}

@@ -1,0 +1,80 @@
+//! Every text of the pages.
+
+/// What the pages say.
+pub(super) struct Text {
+    pub(super) log_in: &'static str,
+    pub(super) to_go_on_to: &'static str,
+    pub(super) username: &'static str,
+    pub(super) password: &'static str,
+    pub(super) wrong: &'static str,
+    pub(super) expired: &'static str,
+    pub(super) allow_access: &'static str,
+    pub(super) asks_for_access: &'static str,
+    pub(super) will_go_to: &'static str,
+    pub(super) allow: &'static str,
+    pub(super) deny: &'static str,
+    pub(super) logged_in_as: &'static str,
+    pub(super) somebody_else: &'static str,
+    pub(super) log_out: &'static str,
+    pub(super) log_out_question: &'static str,
+    pub(super) log_out_means: &'static str,
+}
+
+pub(super) static TEXT: Text = Text {
+    log_in: "Log in",
+    to_go_on_to: "to go on to",
+    username: "Username",
+    password: "Password",
+    wrong: "The username or the password is wrong.",
+    expired: "This page was open for too long. Please log in again.",
+    allow_access: "Allow access?",
+    asks_for_access: "asks for access to your account.",
+    will_go_to: "Afterwards you go on to",
+    allow: "Allow",
+    deny: "Deny",
+    logged_in_as: "You are logged in as",
+    somebody_else: "Log in as somebody else",
+    log_out: "Log out",
+    log_out_question: "Log out?",
+    log_out_means: "This logs this browser out here. Apps that you have logged in to keep their own sessions.",
+};
+
+/// What a page says that asks nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::issuer) enum Notice {
+    /// The link of an app is wrong.
+    BadLink,
+    /// The form did not come from a page of ours in this browser.
+    NotOurs,
+    /// The page was open for too long.
+    Expired,
+    /// Something of ours is away for a while.
+    Unavailable,
+    /// Something of ours has failed.
+    Failed,
+    /// Nobody is logged in at this browser any more.
+    LoggedOut,
+}
+
+impl Notice {
+    /// The title and the message.
+    pub(super) const fn text(self) -> (&'static str, &'static str) {
+        match self {
+            Self::BadLink => (
+                "This link does not work",
+                "The app that sent you here has asked in a way that cannot be answered. Please tell those who run it.",
+            ),
+            Self::NotOurs => (
+                "Please try again",
+                "This page could not be matched with your browser. Cookies have to be allowed here. Go back to the app \
+                 and begin again.",
+            ),
+            Self::Expired => ("This page has expired", "It was open for too long. Go back to the app and begin again."),
+            Self::Unavailable => {
+                ("Not available at the moment", "Please try again in a few seconds: reload this page.")
+            }
+            Self::Failed => ("Something went wrong", "It is our fault, not yours. Please try again."),
+            Self::LoggedOut => ("You are logged out", "Nobody is logged in at this browser any more."),
+        }
+    }
+}
