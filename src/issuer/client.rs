@@ -50,7 +50,28 @@ pub(super) async fn authenticate<'a>(
     outcome
 }
 
-/// The same; `tried` is set to the client that it says it is, if there is such a one.
+/// The same where a bare name is not enough.
+///
+/// # Errors
+/// As [`authenticate`], and `invalid_client` when it is a public one.
+pub(super) async fn authenticate_confidential<'a>(
+    issuer: &'a Issuer,
+    headers: &HeaderMap,
+    form: &Form,
+    visitor: &Visitor,
+) -> Result<&'a Client, Error> {
+    let client = authenticate(issuer, headers, form, visitor).await?;
+    if !client.is_public() {
+        return Ok(client);
+    }
+    let tried = if headers.contains_key(header::AUTHORIZATION) { Tried::Header } else { Tried::Body };
+    let error = Error::InvalidClient(tried);
+    let facts = Facts { client: Some(&client.id), error: Some(error.code()), reason: Some("public"), ..visitor.into() };
+    issuer.audit.tell(Event::ClientRefused, facts);
+    Err(error)
+}
+
+/// The same as [`authenticate`], told to nobody; `tried` is set to the client that it says it is, if there is such a one.
 async fn identify<'a>(
     issuer: &'a Issuer,
     headers: &HeaderMap,

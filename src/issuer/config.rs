@@ -140,7 +140,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Whether it has nothing to authenticate with (RFC 6749 §2.1).
+    /// Whether it has no secret, so that anybody can say its name (RFC 6749 §2.1).
     pub fn is_public(&self) -> bool {
         self.secret_hash.is_none()
     }

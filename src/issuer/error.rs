@@ -1,4 +1,4 @@
-//! What the token and revocation endpoints answer when they do not grant: RFC 6749 §5.2, RFC 7009 §2.2.1.
+//! What the issuer's endpoints answer when they do not do what they are asked: RFC 6749 §5.2, RFC 7009 §2.2.1, RFC 7662 §2.3.
 
 use std::borrow::Cow;
 

@@ -4,7 +4,7 @@ use http::{HeaderMap, header};
 
 use super::error::Error;
 
-/// The largest body that the token and revocation endpoints look at, in bytes.
+/// The largest body that the issuer's endpoints look at, in bytes.
 pub const MAX_FORM_BYTES: usize = 64 * 1024;
 
 /// The parameters we know. Others are ignored (RFC 6749 §3.2).

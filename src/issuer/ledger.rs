@@ -18,7 +18,7 @@ use crate::{
     revocation::{Blacklist, Freshness, Revocations},
     store::{
         Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Revoked, Rotation,
-        RotationRules, Session, Stats, Store, Taken, Unavailable, Visitor, Whose,
+        RotationRules, Session, Standing, Stats, Store, Taken, Unavailable, Visitor, Whose,
     },
     telemetry::{
         Metrics,
@@ -206,6 +206,14 @@ impl Ledger {
 
     pub(super) async fn session(&self, id: SessionId) -> Result<Option<Session>, Unavailable> {
         self.to_the_end(move |inner| async move { inner.store.session(id).await }).await
+    }
+
+    pub(super) async fn look_up(
+        &self,
+        token: Presented,
+        rules: RotationRules,
+    ) -> Result<Option<Standing>, Unavailable> {
+        self.to_the_end(move |inner| async move { inner.store.look_up(token, rules).await }).await
     }
 
     /// Whether memory alone knows that the session was revoked.

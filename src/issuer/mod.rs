@@ -66,7 +66,7 @@ use crate::{
     types::{ClientId, IssuerUrl},
 };
 
-/// The largest access token that `/oauth/revoke` looks at, in bytes.
+/// The largest token that `/oauth/revoke` and `/oauth/introspect` look at, in bytes.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// How many sessions one step of a sweep takes, so that refreshes get their turn in between.
@@ -87,7 +87,7 @@ pub struct Issuer {
     browsers: Browsers,
     look: Look,
     ring: Arc<Ring>,
-    /// Knows our own access tokens, for whoever revokes one.
+    /// Knows our own access tokens, for whoever revokes one or asks about it.
     own: Verifier,
     ledger: Ledger,
     /// Up to when the revocation log is known, where others add to it as well.
@@ -228,11 +228,14 @@ impl Issuer {
     }
 
     /// Whether an answer holds up the thread that makes it no longer than a request that is forwarded does. Passwords are
-    /// hashed and the embedded store is written on other threads, so that what is left is a signature. A connection to Redis
-    /// is made by whoever finds none, and belongs on the issuer's own runtime, so that it outlives who has asked for it.
+    /// hashed and the embedded store is written on other threads, so that what is left is a signature, or the verification of
+    /// one. A connection to Redis is made by whoever finds none, and belongs on the issuer's own runtime, so that it outlives
+    /// who has asked for it.
     pub fn is_quick(&self, endpoint: Endpoint) -> bool {
         match endpoint {
-            Endpoint::Token => matches!(self.config.store, StoreConfig::Embedded) && self.ring.signer().is_quick(),
+            Endpoint::Token | Endpoint::Introspect => {
+                matches!(self.config.store, StoreConfig::Embedded) && self.ring.signer().is_quick()
+            }
             Endpoint::Jwks | Endpoint::Metadata => true,
             Endpoint::Authorize
             | Endpoint::LogIn
@@ -254,6 +257,7 @@ impl Issuer {
             Endpoint::LogOut => endpoint::logout::answer(self, &request).await,
             Endpoint::Token => endpoint::token::answer(self, &request).await,
             Endpoint::Revoke => endpoint::revoke::answer(self, &request).await,
+            Endpoint::Introspect => endpoint::introspect::answer(self, &request).await,
             Endpoint::Jwks => endpoint::jwks::answer(self, &request),
             Endpoint::Metadata => endpoint::metadata::answer(self, &request),
             // It has no end, so that it is not for whoever waits for one.

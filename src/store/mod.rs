@@ -110,6 +110,18 @@ impl Store {
         }
     }
 
+    /// How a refresh token stands whose HMAC has been found right, without presenting it: nothing moves, and nothing ends.
+    /// `None` where [`Store::rotate`] would refuse it now.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn look_up(&self, token: Presented, rules: RotationRules) -> Result<Option<Standing>, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.look_up(token, rules).await,
+            Self::Redis(store) => store.look_up(token, rules).await,
+        }
+    }
+
     /// What there is to be seen of a session, whether it has ended or not.
     ///
     /// # Errors
@@ -524,6 +536,17 @@ const MOST_ENDED: usize = 256;
 
 /// The longest leeway a provider may be configured with (RFC 7519 §4.1.4: "usually no more than a few minutes").
 pub const MAX_LEEWAY: Duration = Duration::from_secs(60);
+
+/// How a refresh token stands that would be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its session.
+    pub session: Session,
+    /// When it was issued; `None` where that is not kept any more.
+    pub issued: Option<Timestamp>,
+    /// When its session ends unless it is refreshed before. The grace of a superseded token can be over sooner.
+    pub expires: Timestamp,
+}
 
 /// A store that could not answer. Never a reason to tell a client that its token is bad.
 #[derive(Clone, Debug, thiserror::Error)]

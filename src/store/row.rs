@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MAX_LEEWAY, NewSession, OnRollback, Record, Revocation, Revoked, Rotation, RotationRules, Session, Unavailable,
-    Visit, Visitor,
+    MAX_LEEWAY, NewSession, OnRollback, Presented, Record, Revocation, Revoked, Rotation, RotationRules, Session,
+    Standing, Unavailable, Visit, Visitor,
 };
 use crate::{
     clock::Timestamp,
@@ -170,6 +170,34 @@ impl Row {
     /// Whether a refresh token of it could still be good, as far as the row knows.
     pub(super) fn is_live(&self, now: Timestamp) -> bool {
         !self.is_revoked() && now < self.refresh_until()
+    }
+
+    /// How a refresh token of it stands; `None` where it would be refused. Asked of the rotation table itself, on a copy, so
+    /// that the two never differ.
+    pub(super) fn standing(&self, token: Presented, rules: &RotationRules, now: Timestamp) -> Option<Standing> {
+        let Presented { session: id, generation } = token;
+        match self.clone().rotate(id, generation, rules, &Visitor::default(), now, 0) {
+            Rotation::Rotated(_) | Rotation::Replayed(_) => Some(Standing {
+                session: self.session(id),
+                issued: self.issued(generation),
+                expires: self.refresh_until(),
+            }),
+            Rotation::Reused(_)
+            | Rotation::RolledBack(_)
+            | Rotation::Revoked(_)
+            | Rotation::LoggedOut
+            | Rotation::Expired
+            | Rotation::Unknown => None,
+        }
+    }
+
+    /// When that generation's refresh token was issued: as the one before it was superseded.
+    fn issued(&self, generation: u32) -> Option<Timestamp> {
+        if generation == 0 {
+            return Some(self.opened());
+        }
+        let age = self.generation.checked_sub(generation)?;
+        self.superseded_at.get(age as usize).copied()
     }
 
     /// What an operator sees of it.

@@ -73,6 +73,7 @@ struct Series {
     signing_key_changes: IntCounterVec,
     grants: IntCounterVec,
     refreshes: IntCounterVec,
+    introspections: IntCounterVec,
     ready: Gauge,
     audit_lines_lost: IntCounter,
 }
@@ -314,6 +315,11 @@ impl Metrics {
                 "Refresh tokens presented, by outcome.",
                 &["outcome"],
             )?,
+            introspections: add.counters(
+                "sidegate_introspections_total",
+                "Introspection endpoint requests, by result.",
+                &["result"],
+            )?,
             ready: add.keep(Gauge::new("sidegate_ready", "1 while /readyz says yes.")?)?,
             audit_lines_lost: add.keep(IntCounter::new(
                 "sidegate_audit_lines_lost_total",
@@ -419,6 +425,11 @@ impl Metrics {
     /// `logged_out` (an epoch has ended it), `blacklisted` (refused without the store), `expired`, `unknown`, `forged`.
     pub fn refresh(&self, outcome: &'static str) {
         self.0.refreshes.with_label_values(&[outcome]).inc();
+    }
+
+    /// An introspection request has been answered; `result` is `active`, `inactive` or the OAuth error code.
+    pub fn introspection(&self, result: &'static str) {
+        self.0.introspections.with_label_values(&[result]).inc();
     }
 
     /// So many lines of the audit log are in no file.

@@ -221,6 +221,33 @@ fn a_sidecar_knows_that_its_gateway_does_not_know() {
 }
 
 #[test]
+fn nobody_is_told_that_a_token_is_bad_because_the_store_is_away() {
+    let Some(mut redis) = Redis::start_with(Options { appendfsync: Some("always"), ..Options::default() }) else {
+        return;
+    };
+    let upstream = Upstream::start();
+    let gate = Sidegate::start(&shared(&upstream, &format!("{}, max_staleness: 1s, timeout: 1s", at(&redis)), ""));
+    let (access, refresh) = log_in(&gate);
+    let ask = |token: &str| gate.post_form("/oauth/introspect", &[APP], &format!("token={token}"));
+    for token in [&access, &refresh] {
+        assert_eq!(ask(token).json()["active"], true);
+    }
+    redis.kill();
+    // The access token is known without the store, until what others may have revoked is not known for too long.
+    for token in [&refresh, &access] {
+        let answer =
+            wait_for("an answer that there is none", || Some(ask(token)).filter(|answer| answer.status != 200));
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+    }
+    assert_eq!(ask("x").text(), r#"{"active":false}"#, "that needs no store");
+    redis.restart();
+    for token in [&access, &refresh] {
+        wait_for("the store", || (ask(token).status == 200).then_some(()));
+        assert_eq!(ask(token).json()["active"], true);
+    }
+}
+
+#[test]
 fn what_is_revoked_is_said_once_by_the_gate_that_was_asked() {
     let Some(redis) = Redis::start() else { return };
     let upstream = Upstream::start();

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use super::{AUTHORIZE, JWKS, REVOKE, TOKEN};
-use crate::issuer::{Config, GrantType, Issuer};
+use super::{AUTHORIZE, INTROSPECT, JWKS, REVOKE, TOKEN};
+use crate::issuer::{Client, Config, GrantType, Issuer};
 
 /// For how long anybody may keep it: it changes with the configuration alone.
 const MAX_AGE: Duration = Duration::from_secs(300);
@@ -23,7 +23,8 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
     if clients.iter().any(|client| !client.is_public()) {
         methods.extend(["client_secret_basic", "client_secret_post"]);
     }
-    if clients.iter().any(|client| client.is_public()) {
+    let confidential = methods.clone();
+    if clients.iter().any(Client::is_public) {
         methods.push("none");
     }
     let grants: Vec<_> = GrantType::ALL
@@ -47,6 +48,11 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
         document["response_modes_supported"] = json!(["query"]);
         document["code_challenge_methods_supported"] = json!(["S256"]);
         document["authorization_response_iss_parameter_supported"] = true.into();
+    }
+    // Nobody else may ask.
+    if !confidential.is_empty() {
+        document["introspection_endpoint"] = Value::from(format!("{url}{INTROSPECT}"));
+        document["introspection_endpoint_auth_methods_supported"] = Value::from(confidential);
     }
     // A key that also signs is never published, and a link to an empty set would promise one.
     if !config.access_token.algorithm.is_symmetric() {

@@ -2,6 +2,7 @@
 
 pub(super) mod authorize;
 pub(super) mod feed;
+pub(super) mod introspect;
 pub(super) mod jwks;
 pub(super) mod logout;
 pub(super) mod metadata;
@@ -31,6 +32,8 @@ pub enum Endpoint {
     Token,
     /// RFC 7009.
     Revoke,
+    /// RFC 7662.
+    Introspect,
     /// RFC 7517 §5.
     Jwks,
     /// RFC 8414.
@@ -49,6 +52,7 @@ impl Paths {
         let mut paths = vec![
             (format!("{base}{TOKEN}").into(), Endpoint::Token),
             (format!("{base}{REVOKE}").into(), Endpoint::Revoke),
+            (format!("{base}{INTROSPECT}").into(), Endpoint::Introspect),
             (format!("{base}{JWKS}").into(), Endpoint::Jwks),
             // The well-known name goes between host and path (RFC 8414 §3.1).
             (format!("/.well-known/oauth-authorization-server{base}").into(), Endpoint::Metadata),
@@ -79,6 +83,7 @@ const LOG_OUT: &str = "/oauth/logout";
 const TOKEN: &str = "/oauth/token";
 const FEED: &str = "/oauth/revocations";
 const REVOKE: &str = "/oauth/revoke";
+const INTROSPECT: &str = "/oauth/introspect";
 const JWKS: &str = "/.well-known/jwks.json";
 
 /// The path of the issuer's URL; empty where it has none.

@@ -90,7 +90,7 @@ fn tell_refused(issuer: &Issuer, outcome: Refresh, facts: Facts<'_>) {
 }
 
 /// How this client's tokens turn over.
-fn rules(issuer: &Issuer, client: &Client) -> RotationRules {
+pub(in crate::issuer) fn rules(issuer: &Issuer, client: &Client) -> RotationRules {
     let settings = &issuer.config.refresh_token;
     let public = client.is_public();
     RotationRules {
@@ -106,6 +106,6 @@ fn rules(issuer: &Issuer, client: &Client) -> RotationRules {
 }
 
 /// What the session was granted, less what the client has lost since.
-fn still_allowed(client: &Client, session: &Session) -> Scopes {
+pub(in crate::issuer) fn still_allowed(client: &Client, session: &Session) -> Scopes {
     Scopes::from_values(session.scopes.iter().filter(|scope| client.scopes.contains(scope)))
 }

@@ -31,7 +31,7 @@ use self::{
 };
 use super::{
     DataFolder, Digest, Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Rotation,
-    RotationRules, Session, Stats, Swept, Tail, Taken, Unavailable, Visitor, Whose,
+    RotationRules, Session, Standing, Stats, Swept, Tail, Taken, Unavailable, Visitor, Whose,
 };
 use crate::{
     clock::{Clock, Roughly, Timestamp},
@@ -108,6 +108,14 @@ impl Embedded {
         visitor: Visitor,
     ) -> Result<Rotation, Unavailable> {
         self.run(move |tables| tables.rotate(presented, &rules, &visitor)).await
+    }
+
+    pub(super) async fn look_up(
+        &self,
+        token: Presented,
+        rules: RotationRules,
+    ) -> Result<Option<Standing>, Unavailable> {
+        self.run(move |tables| tables.look_up(token, &rules)).await
     }
 
     pub(super) async fn record(&self, id: SessionId) -> Result<Option<Record>, Unavailable> {

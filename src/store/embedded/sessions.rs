@@ -7,8 +7,8 @@ use redb::{ReadableTable as _, Table};
 use super::tables::{Fault, Id, LAST_SESSION_ENDS, Tables};
 use crate::{
     store::{
-        MOST_ENDED, NewSession, Opened, Presented, Record, Revocation, Rotation, RotationRules, Session, Visitor,
-        Whose,
+        MOST_ENDED, NewSession, Opened, Presented, Record, Revocation, Rotation, RotationRules, Session, Standing,
+        Visitor, Whose,
         row::{Ended, Row, decode, encode},
     },
     types::{Position, SessionId, Subject},
@@ -55,6 +55,13 @@ impl Tables<'_> {
 
     pub(super) fn session(&self, id: SessionId) -> Result<Option<Session>, Fault> {
         Ok(self.row(id)?.map(|row| row.session(id)))
+    }
+
+    pub(super) fn look_up(&self, token: Presented, rules: &RotationRules) -> Result<Option<Standing>, Fault> {
+        match self.row(token.session)? {
+            Some(row) if !self.logged_out(&row)? => Ok(row.standing(token, rules, self.now)),
+            Some(_) | None => Ok(None),
+        }
     }
 
     pub(super) fn record(&self, id: SessionId) -> Result<Option<Record>, Fault> {

@@ -34,8 +34,8 @@ use self::{
     scripts::Script,
 };
 use super::{
-    Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Rotation, RotationRules, Session, Stats,
-    Swept, Tail, Unavailable, Visitor, Whose,
+    Lifted, NewRevocation, NewSession, Opened, Presented, Record, Revocation, Rotation, RotationRules, Session,
+    Standing, Stats, Swept, Tail, Unavailable, Visitor, Whose,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -145,6 +145,14 @@ impl Redis {
         visitor: Visitor,
     ) -> Result<Rotation, Unavailable> {
         self.0.rotate(presented, &rules, &visitor).await
+    }
+
+    pub(super) async fn look_up(
+        &self,
+        token: Presented,
+        rules: RotationRules,
+    ) -> Result<Option<Standing>, Unavailable> {
+        self.0.look_up(token, &rules).await
     }
 
     pub(super) async fn record(&self, id: SessionId) -> Result<Option<Record>, Unavailable> {

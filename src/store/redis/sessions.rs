@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     store::{
-        MOST_ENDED, NewSession, Opened, Presented, Revocation, Rotation, RotationRules, Unavailable, Visitor,
+        MOST_ENDED, NewSession, Opened, Presented, Revocation, Rotation, RotationRules, Standing, Unavailable, Visitor,
         row::{Ended, Row},
     },
     types::{SessionId, Subject},
@@ -140,6 +140,19 @@ impl Inner {
             }
         }
         Err(Unavailable("too many ask for one session at once".into()))
+    }
+
+    pub(super) async fn look_up(
+        &self,
+        token: Presented,
+        rules: &RotationRules,
+    ) -> Result<Option<Standing>, Unavailable> {
+        match self.row(token.session).await? {
+            Some((_, row)) if !row.is_revoked() && !self.is_logged_out(&row).await? => {
+                Ok(row.standing(token, rules, self.now()))
+            }
+            Some(_) | None => Ok(None),
+        }
     }
 
     /// Ends a session; also answers whether it had not ended before.

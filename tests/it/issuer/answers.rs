@@ -155,6 +155,7 @@ async fn other_methods_are_told_which_there_are() {
         ("/oauth/token", "GET", "POST"),
         ("/oauth/token", "PUT", "POST"),
         ("/oauth/revoke", "GET", "POST"),
+        ("/oauth/introspect", "GET", "POST"),
         ("/.well-known/jwks.json", "POST", "GET, HEAD"),
         ("/.well-known/oauth-authorization-server", "DELETE", "GET, HEAD"),
     ] {

@@ -227,7 +227,9 @@ async fn who_gets_nothing_is_told_with_why() {
         rig.token(Some(&svc()), LOGIN).await.assert_error(400, "unauthorized_client");
         rig.token(Some(&svc()), "grant_type=client_credentials&scope=root").await.assert_error(400, "invalid_scope");
         rig.token(Some(&svc()), "grant_type=guess").await.assert_error(400, "unsupported_grant_type");
-        rig.token(Some(&svc()), "grant_type=client_credentials").await.tokens();
+        let own = rig.token(Some(&svc()), "grant_type=client_credentials").await.tokens();
+        let form = format!("token={}&client_id=spa", own.access);
+        rig.post("/oauth/introspect", None, &form).await.assert_error(401, "invalid_client");
     })
     .await;
     let told: Vec<_> = lines.iter().map(|line| (&line["client"], &line["error"], &line["reason"])).collect();
@@ -239,7 +241,9 @@ async fn who_gets_nothing_is_told_with_why() {
     assert_eq!((told[4].0, told[4].1), (&json!("svc"), &json!("unauthorized_client")));
     assert_eq!((told[5].0, told[5].1), (&json!("svc"), &json!("invalid_scope")));
     assert_eq!((told[6].0, told[6].1), (&json!("svc"), &json!("unsupported_grant_type")));
+    assert_eq!(told[8], (&json!("spa"), &invalid, &json!("public")));
     let refused = ["client_authentication failed"; 4].into_iter().chain(["token refused"; 3]).chain(["token issued"]);
+    let refused = refused.chain(["client_authentication failed"]);
     assert_eq!(names(&lines), refused.collect::<Vec<_>>());
     assert_members(&lines[7], &json!({ "subject": "client:svc", "grant": "client_credentials", "session": null }));
 

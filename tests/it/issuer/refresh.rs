@@ -261,6 +261,8 @@ async fn a_store_that_fails_is_never_the_clients_fault() {
     rig.refresh(&tokens.refresh).await.assert_error(503, "temporarily_unavailable");
     let revoke = rig.post("/oauth/revoke", Some(&app()), &format!("token={}", tokens.refresh)).await;
     revoke.assert_error(503, "temporarily_unavailable");
+    let introspect = rig.post("/oauth/introspect", Some(&app()), &format!("token={}", tokens.refresh)).await;
+    introspect.assert_error(503, "temporarily_unavailable");
 }
 
 #[tokio::test]

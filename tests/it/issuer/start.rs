@@ -211,6 +211,7 @@ async fn the_paths_follow_the_issuers_url() {
     let find = |path| rig.issuer.endpoint(path);
     assert_eq!(find("/oauth/token"), Some(Endpoint::Token));
     assert_eq!(find("/oauth/revoke"), Some(Endpoint::Revoke));
+    assert_eq!(find("/oauth/introspect"), Some(Endpoint::Introspect));
     assert_eq!(find("/.well-known/jwks.json"), Some(Endpoint::Jwks));
     assert_eq!(find("/.well-known/oauth-authorization-server"), Some(Endpoint::Metadata));
     for path in ["/oauth/token/", "//oauth/token", "/oauth/%74oken", "/OAUTH/token", "/oauth", "/", ""] {
@@ -237,11 +238,18 @@ async fn the_metadata_says_what_is_true() {
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
             "revocation_endpoint": "http://localhost:3000/oauth/revoke",
             "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+            "introspection_endpoint": "http://localhost:3000/oauth/introspect",
+            "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
             "grant_types_supported": ["client_credentials", "password", "refresh_token"],
             "response_types_supported": [],
             "jwks_uri": "http://localhost:3000/.well-known/jwks.json",
         })
     );
+    // Where there are public clients alone, nobody may ask about a token.
+    let rig = Rig::with(|config| config.clients.retain(|client| client.id.as_str() == "spa")).await;
+    let document = rig.get("/.well-known/oauth-authorization-server").await;
+    assert_eq!(document["token_endpoint_auth_methods_supported"], json!(["none"]));
+    assert!(document.get("introspection_endpoint").is_none(), "{document}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use sidegate::{
     clock::Timestamp,
     store::{
         Lifted, MAX_LEEWAY, NewRevocation, NewSession, OnRollback, Presented, Revocation, Revoked, Rotation,
-        RotationRules, Session, Swept, Taken, Visit, Visitor, Whose,
+        RotationRules, Session, Standing, Swept, Taken, Visit, Visitor, Whose,
     },
     types::{ClientId, IssuerUrl, Scopes, SessionId, Subject},
 };
@@ -43,6 +43,7 @@ macro_rules! contract {
 contract! {
     callers_at_random_are_told_what_a_model_says,
     a_session_is_given_back_as_it_was_opened,
+    a_token_that_is_looked_up_stands_as_it_would_be_answered_and_nothing_moves,
     a_client_that_does_not_rotate_keeps_its_token_and_moves_its_idle_clock,
     a_lost_response_is_answered_again_within_the_retry_window,
     a_client_that_authenticates_may_retry_until_the_session_is_idle,
@@ -105,6 +106,47 @@ async fn a_session_is_given_back_as_it_was_opened(rig: Rig) {
     assert_eq!(rig.store.session(opened.id).await.unwrap(), Some(opened.clone()));
     assert_eq!(rig.rotate(opened.id, 0).await, Rotation::Rotated(Session { generation: 1, ..opened }));
     assert_eq!(rig.rotate(SessionId::generate(&Subject::new("alice")), 0).await, Rotation::Unknown);
+}
+
+async fn a_token_that_is_looked_up_stands_as_it_would_be_answered_and_nothing_moves(rig: Rig) {
+    let opened = rig.store.open(new_session()).await.unwrap().session;
+    let id = opened.id;
+    let start = rig.now();
+    let stands =
+        |session: &Session, issued, expires| Some(Standing { session: session.clone(), issued: Some(issued), expires });
+    let looked_up =
+        async |generation: u32| rig.store.look_up(Presented { session: id, generation }, public()).await.unwrap();
+    assert_eq!(looked_up(0).await, stands(&opened, start, start + 14 * DAY));
+    assert_eq!(looked_up(1).await, None, "of a generation that was never made");
+    assert_eq!(looked_up(0).await, stands(&opened, start, start + 14 * DAY));
+
+    rig.pass(SECOND);
+    assert_rotated(&rig.rotate(id, 0).await, 1);
+    rig.pass(SECOND);
+    assert_rotated(&rig.rotate(id, 1).await, 2);
+    let third = Session { generation: 2, ..opened };
+    let expires = start + 2 * SECOND + 14 * DAY;
+    assert_eq!(looked_up(0).await, stands(&third, start, expires));
+    assert_eq!(looked_up(1).await, stands(&third, start + SECOND, expires));
+    assert_eq!(looked_up(2).await, stands(&third, start + 2 * SECOND, expires));
+    rig.pass(11 * SECOND);
+    assert_eq!(looked_up(0).await, None, "its grace is over");
+    assert_eq!(looked_up(1).await, stands(&third, start + SECOND, expires), "of an answer that may be lost");
+    rig.pass(50 * SECOND);
+    assert_eq!(looked_up(1).await, None);
+    assert_eq!(looked_up(2).await, stands(&third, start + 2 * SECOND, expires), "nothing was ended");
+
+    rig.pass(14 * DAY);
+    assert_eq!(looked_up(2).await, None, "it is idle");
+    let (revoked, logged_out) = (rig.session().await, rig.session().await);
+    let live =
+        async |session| rig.store.look_up(Presented { session, generation: 0 }, public()).await.unwrap().is_some();
+    assert!(live(revoked).await && live(logged_out).await);
+    rig.store.revoke_session(revoked, "a test").await.unwrap();
+    assert!(!live(revoked).await && live(logged_out).await);
+    rig.revoke(Revoked::Subject("alice".into()), rig.now() + DAY).await;
+    assert!(!live(logged_out).await);
+    assert!(!live(SessionId::generate(&Subject::new("alice"))).await);
 }
 
 async fn a_client_that_does_not_rotate_keeps_its_token_and_moves_its_idle_clock(rig: Rig) {
