@@ -138,6 +138,11 @@ pub fn is_scope_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
+/// Whether a client or a user may be called that: 1 to 256 characters of printable ASCII (RFC 6749 appendix A.1).
+pub fn is_identifier(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 256 && text.bytes().all(|b| matches!(b, 0x20..=0x7e))
+}
+
 /// A refresh-token family: what a login opened and a revocation ends. 128 bits, a UUID version 7.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]

@@ -136,10 +136,10 @@ async fn check<'a>(
 ) -> Result<Option<&'a Client>, Error> {
     let Some(client) = issuer.clients.get(id) else { return Ok(None) };
     *tried = Some(client);
-    let right = match &client.secret_hash {
-        None => secret.is_empty(),
-        Some(_) if secret.is_empty() => false,
-        Some(hash) => issuer.passwords.verify_client(&client.id, hash, secret).await?,
+    let right = if secret.is_empty() {
+        client.is_public()
+    } else {
+        issuer.passwords.verify_client(&client.secret_hashes, secret).await?
     };
     // Asked last: what a disabled client is told, and how long that takes, is what a wrong secret gets.
     Ok((right && !client.disabled).then_some(client))

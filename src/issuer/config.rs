@@ -117,8 +117,9 @@ pub const OFFLINE_ACCESS: &str = "offline_access";
 pub struct Client {
     /// Its identifier.
     pub id: ClientId,
-    /// The hash of its secret; a client without one is public.
-    pub secret_hash: Option<SecretHash>,
+    /// The hashes of its secrets, any of which is good: two while one follows the other, at most [`Client::MAX_SECRETS`]. A
+    /// client without one is public.
+    pub secret_hashes: Vec<SecretHash>,
     /// What people know it by.
     pub name: Arc<str>,
     /// Where a browser may be sent to with a code, or with the news that there is none.
@@ -140,9 +141,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// How many secrets it may have at a time: the one of now, and the one that follows.
+    pub const MAX_SECRETS: usize = 2;
+
     /// Whether it has no secret, so that anybody can say its name (RFC 6749 §2.1).
     pub fn is_public(&self) -> bool {
-        self.secret_hash.is_none()
+        self.secret_hashes.is_empty()
     }
 }
 

@@ -312,7 +312,7 @@ impl Issuer {
 /// What the config room has checked where text was read. Asked again, because a mistake here lets somebody in.
 fn check(config: &Config) -> Result<(), OpenError> {
     let hashes = config.users.iter().map(|user| (format!("user {}", user.username), &user.password_hash)).chain(
-        config.clients.iter().filter_map(|c| c.secret_hash.as_ref().map(|hash| (format!("client {}", c.id), hash))),
+        config.clients.iter().flat_map(|c| c.secret_hashes.iter().map(|hash| (format!("client {}", c.id), hash))),
     );
     for (whose, hash) in hashes {
         check_hash(hash).map_err(|why| OpenError::Config(format!("the hash of {whose} {why}")))?;

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 
 use super::{SecretHash, error::Error};
-use crate::types::{ClientId, Secret};
+use crate::types::Secret;
 
 /// How many passwords are hashed at one time: each takes 20 ms of a core and 19 MiB.
 const AT_ONCE: usize = 2;
@@ -37,9 +37,9 @@ pub(super) struct Passwords {
     /// Whose spare threads hash.
     runtime: Handle,
     process_key: hmac::Key,
-    /// The MAC of each client's right secret, once it has been seen. A client's hash never changes under an issuer, so an
-    /// entry is good for as long as the issuer lives; there are at most as many as clients.
-    remembered: Mutex<HashMap<ClientId, hmac::Tag>>,
+    /// The MAC of each client's right secret, once it has been seen, by the secret's hash. Clients' hashes never change under
+    /// an issuer, so there are at most as many as those.
+    remembered: Mutex<HashMap<Arc<str>, hmac::Tag>>,
 }
 
 impl Passwords {
@@ -62,10 +62,7 @@ impl Passwords {
     /// When too many wait already, or this one has waited too long.
     pub(super) async fn verify(&self, hash: &SecretHash, secret: &str) -> Result<bool, Error> {
         let phc = match hash {
-            SecretHash::Sha256(expected) => {
-                let actual = digest::digest(&digest::SHA256, secret.as_bytes());
-                return Ok(actual.as_ref().ct_eq(expected).into());
-            }
+            SecretHash::Sha256(expected) => return Ok(is_digest(expected, secret)),
             SecretHash::Argon2id(phc) => phc.clone(),
         };
         let admitted = self.admitted.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
@@ -80,23 +77,41 @@ impl Passwords {
         verified.await.map_err(|_| Error::Busy)
     }
 
-    /// The same for a client, whose secret is hashed once and recognised from then on: Argon2 is never in the way of a
-    /// refresh.
+    /// The same for a client and any of its secrets. One is hashed once and recognised from then on: Argon2 is never in the
+    /// way of a refresh.
     ///
     /// # Errors
     /// As [`Passwords::verify`].
-    pub(super) async fn verify_client(&self, id: &ClientId, hash: &SecretHash, secret: &str) -> Result<bool, Error> {
-        let seen = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
-        if seen.is_some_and(|tag| hmac::verify(&self.process_key, secret.as_bytes(), tag.as_ref()).is_ok()) {
+    pub(super) async fn verify_client(&self, hashes: &[SecretHash], secret: &str) -> Result<bool, Error> {
+        // All of them first: a secret that is known must not wait for another one's hash.
+        if hashes.iter().any(|hash| self.recognises(hash, secret)) {
             return Ok(true);
         }
-        let right = self.verify(hash, secret).await?;
-        if right && matches!(hash, SecretHash::Argon2id(_)) {
-            let tag = hmac::sign(&self.process_key, secret.as_bytes());
-            self.remembered.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), tag);
+        for hash in hashes {
+            let SecretHash::Argon2id(phc) = hash else { continue };
+            if self.verify(hash, secret).await? {
+                let tag = hmac::sign(&self.process_key, secret.as_bytes());
+                self.remembered.lock().unwrap_or_else(PoisonError::into_inner).insert(phc.clone(), tag);
+                return Ok(true);
+            }
         }
-        Ok(right)
+        Ok(false)
     }
+
+    /// Whether it is known at once that `secret` is the one behind `hash`. Compared in constant time.
+    fn recognises(&self, hash: &SecretHash, secret: &str) -> bool {
+        match hash {
+            SecretHash::Sha256(expected) => is_digest(expected, secret),
+            SecretHash::Argon2id(phc) => {
+                let seen = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(phc).copied();
+                seen.is_some_and(|tag| hmac::verify(&self.process_key, secret.as_bytes(), tag.as_ref()).is_ok())
+            }
+        }
+    }
+}
+
+fn is_digest(expected: &[u8; 32], secret: &str) -> bool {
+    digest::digest(&digest::SHA256, secret.as_bytes()).as_ref().ct_eq(expected).into()
 }
 
 /// Whether a hash can be verified against; if not, what it is instead.

@@ -179,6 +179,12 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("  refresh_token: {", "  login: { color: blue }\n  refresh_token: {", &[r##"28:12: issuer.login.color: must be a colour of the form "#0b57d0""##]),
     ("  refresh_token: {", "  login: { lifetime: 1s }\n  refresh_token: {", &["28:12: issuer.login.lifetime: must be from 1m to 30d"]),
     ("  refresh_token: {", "  login: { logo_file: config.yaml }\n  refresh_token: {", &["28:12: issuer.login.logo_file: must be a picture of the kind PNG or SVG"]),
+    ("id: spa", "id: spa, secret_hashes: [hunter2]", &["30:34: issuer.clients[0].secret_hashes[0]: not a hash; make one with `sidegate hash-password`"]),
+    ("id: spa", "id: spa, secret_hash: x, secret_hashes: [y]", &["30:34: issuer.clients[0].secret_hashes: stands beside secret_hash; a client has one of the two, and this takes both hashes"]),
+    ("id: spa, grants: [refresh_token]", "id: spa, secret_hashes: [], grants: [client_credentials]", &["30:18: issuer.clients[0].secret_hashes: is empty; a client without a secret, which is a public one, leaves it out"]),
+    ("id: spa", "id: spa, secret_hashes: [x, y, z]", &["30:18: issuer.clients[0].secret_hashes: has 3 hashes; there are two at most, while one secret follows another"]),
+    ("id: spa", "id: spa, secret_hashes: [~]", &["30:34: issuer.clients[0].secret_hashes[0]: nothing stands here"]),
+    ("id: spa", "id: spa, secret_hashes: x", &["30:18: issuer.clients[0].secret_hashes: expected a list, found a string"]),
     ("[refresh_token]", "[client_credentials]", &["30:27: issuer.clients[0].grants[0]: a client without secret_hash is public: it has no credentials to be granted anything for"]),
     ("$argon2id$v=19$m=8", "$argon2i$v=19$m=8", &["32:24: issuer.users[0].password_hash: only Argon2id hashes are read; make one with `sidegate hash-password`"]),
     ("m=8,t=1", "m=2000000,t=1", &["32:24: issuer.users[0].password_hash: the hash asks for more than 1 GiB of memory, 16 passes or 16 lanes; copy the line that `sidegate hash-password` printed, in quotes"]),
@@ -458,7 +464,7 @@ fn the_default_configuration_passes_and_holds_the_demos_credentials() {
     let loaded = config::load(&path).expect("config.yaml is valid");
     let issuer = loaded.config.issuer.expect("config.yaml has an issuer");
     let hash = |text: &str| SecretHash::Argon2id(text.into());
-    assert_eq!(issuer.clients[0].secret_hash, Some(hash(config::demo::CLIENT_SECRET_HASH)));
+    assert_eq!(issuer.clients[0].secret_hashes, [hash(config::demo::CLIENT_SECRET_HASH)]);
     assert_eq!(issuer.users[0].password_hash, hash(config::demo::USER_PASSWORD_HASH));
     assert!(verifies("secret", config::demo::CLIENT_SECRET_HASH));
     assert!(verifies("test", config::demo::USER_PASSWORD_HASH));
@@ -507,6 +513,7 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
         "snapshot_file:",
         "file: signing.pem",
         "logo_file: logo.svg",
+        "secret_hashes:",
         "roles: [admin] }",
     ];
     let uncommented: Vec<String> = default
@@ -549,6 +556,12 @@ fn the_demos_credentials_are_refused_off_loopback() {
     let other = default.replace("127.0.0.1:3000", "0.0.0.0:3000").replace("m=19456,t=2,p=1", "t=2,m=19456,p=1");
     let said = faults(&folder, &folder.write("config.yaml", &other));
     assert!(said.len() == 2 && said.iter().all(|line| line.contains("the demo's credentials")), "{said:?}");
+    // And so they do as one of two.
+    let other = default
+        .replace("127.0.0.1:3000", "0.0.0.0:3000")
+        .replace("      secret_hash: ", "      secret_hashes:\n        - ");
+    let said = faults(&folder, &folder.write("config.yaml", &other));
+    assert!(said[0].contains("issuer.clients[0].secret_hashes[0]: these are the demo's credentials"), "{said:?}");
     let file = folder.write("config.yaml", &default.replace("127.0.0.1:3000", "\"[::1]:3000\""));
     assert_eq!(check(&folder, &file, &[]).status.code(), Some(0));
 }

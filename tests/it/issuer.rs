@@ -274,7 +274,7 @@ fn sha256(secret: &str) -> SecretHash {
 fn client(id: &str, secret_hash: Option<SecretHash>, grants: &[GrantType]) -> Client {
     Client {
         id: ClientId::new(id),
-        secret_hash,
+        secret_hashes: secret_hash.into_iter().collect(),
         name: id.into(),
         redirect_uris: Vec::new(),
         consent: Consent::Ask,

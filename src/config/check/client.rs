@@ -17,8 +17,8 @@ use crate::{
         raw,
         report::Report,
     },
-    issuer::{Client, Consent, GrantType, Lifetimes, RedirectUri},
-    types::ClientId,
+    issuer::{Client, Consent, GrantType, Lifetimes, RedirectUri, SecretHash},
+    types::{ClientId, is_identifier},
 };
 
 /// Checks all clients; where the demo's is among them goes into `demo`.
@@ -51,14 +51,10 @@ fn check(
         }
         identifier(report, &path, id, ids)
     });
-    let is_public = raw.secret_hash.is_none() && !report.is_settled(&at.key("secret_hash"));
-    let secret_hash = raw.secret_hash.map(|text| {
-        let at = at.key("secret_hash");
-        if demo::is_demo(&text) {
-            demo.push(at.clone());
-        }
-        hash::check(report, &at, &text, true)
-    });
+    let named = |key: &str, written: bool| written || report.is_settled(&at.key(key));
+    let is_public =
+        !named("secret_hash", raw.secret_hash.is_some()) && !named("secret_hashes", raw.secret_hashes.is_some());
+    let secret_hashes = secrets(report, at, raw.secret_hash, raw.secret_hashes, demo);
     let name_at = at.key(if raw.name.is_some() { "name" } else { "id" });
     let name = shown(report, &name_at, raw.name, id.as_deref().unwrap_or("unnamed"));
     let consents = [("ask", Consent::Ask), ("skip", Consent::Skip)];
@@ -81,10 +77,7 @@ fn check(
     });
     Some(Client {
         id: ClientId::new(id?),
-        secret_hash: match secret_hash {
-            Some(hash) => Some(hash?),
-            None => None,
-        },
+        secret_hashes: secret_hashes?,
         name: name?.into(),
         redirect_uris: redirect_uris?,
         consent: consent?,
@@ -103,14 +96,59 @@ fn check(
     })
 }
 
-/// A client id or a username: 1 to 256 characters of printable ASCII (RFC 6749 appendix A.1), each only once.
+/// The hashes of its secrets: of one, or of the two that it has while one follows the other. Never fewer than are written: a
+/// client that loses its last one would be a public one.
+fn secrets(
+    report: &mut Report,
+    at: &Path,
+    one: Option<String>,
+    several: raw::List<String>,
+    demo: &mut Vec<Path>,
+) -> Option<Vec<SecretHash>> {
+    let list = at.key("secret_hashes");
+    let hashes = match (one, several) {
+        (Some(_), Some(_)) => {
+            return report
+                .refuse(&list, "stands beside secret_hash; a client has one of the two, and this takes both hashes");
+        }
+        (one, None) => one.into_iter().map(|text| (at.key("secret_hash"), text)).collect(),
+        (None, Some(several)) => {
+            if several.is_empty() {
+                return report
+                    .refuse(&list, "is empty; a client without a secret, which is a public one, leaves it out");
+            }
+            if several.len() > Client::MAX_SECRETS {
+                let message =
+                    format!("has {} hashes; there are two at most, while one secret follows another", several.len());
+                return report.refuse(&list, message);
+            }
+            let written = several.len();
+            let hashes = report.items(&list, Some(several));
+            if hashes.len() < written {
+                return None;
+            }
+            hashes
+        }
+    };
+    let mut checked = Vec::new();
+    for (at, text) in hashes {
+        if demo::is_demo(&text) {
+            demo.push(at.clone());
+        }
+        checked.push(hash::check(report, &at, &text, true));
+    }
+    // Keys with nothing good behind them are at fault already, and the file with them.
+    checked.into_iter().collect()
+}
+
+/// A client id or a username, each only once.
 pub(super) fn identifier(
     report: &mut Report,
     at: &Path,
     text: String,
     taken: &mut HashMap<String, Path>,
 ) -> Option<String> {
-    if text.is_empty() || text.len() > 256 || !text.bytes().all(|b| matches!(b, 0x20..=0x7e)) {
+    if !is_identifier(&text) {
         return report.refuse(at, "must be 1 to 256 printable ASCII characters");
     }
     if let Some(first) = taken.get(&text) {

@@ -294,6 +294,7 @@ shapes! {
         name: Option<String>,
         redirect_uris: List<String>,
         consent: Option<String>,
+        secret_hashes: List<String>,
         grants: List<String>,
         legacy_password_grant: Option<Flag>,
         scopes: List<String>,

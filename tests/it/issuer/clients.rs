@@ -95,6 +95,26 @@ async fn two_ways_at_once_are_one_too_many() {
     rig.send(twice).await.assert_error(400, "invalid_request");
 }
 
+#[tokio::test]
+async fn of_two_secrets_each_is_good_and_a_third_is_not() {
+    let (one, two) = ("the old one", "the new one");
+    for hashes in [
+        [sha256(one), sha256(two)],
+        [argon2id(one), sha256(two)],
+        [sha256(one), argon2id(two)],
+        [argon2id(one), argon2id(two)],
+    ] {
+        let rig = Rig::with(|config| config.clients[2].secret_hashes = hashes.to_vec()).await;
+        // Twice, since what was right once is remembered.
+        for secret in [two, one, two, one] {
+            rig.token(Some(&basic("svc", secret)), SELF).await.tokens();
+            for wrong in ["the third one", "", "the old onethe new one"] {
+                assert_eq!(rig.token(Some(&basic("svc", wrong)), SELF).await.status(), 401, "{wrong}");
+            }
+        }
+    }
+}
+
 /// Asks 200 times at once; how often each status was the answer.
 async fn flood(rig: &Arc<Rig>, authorization: Option<String>, body: &'static str) -> BTreeMap<u16, usize> {
     let asked: Vec<_> = (0..200)
@@ -119,7 +139,7 @@ fn slow(secret: &str) -> SecretHash {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_passwords_is_told_to_come_back() {
-    let rig = Arc::new(Rig::with(|config| config.clients[2].secret_hash = Some(slow("generated"))).await);
+    let rig = Arc::new(Rig::with(|config| config.clients[2].secret_hashes = vec![slow("generated")]).await);
     let wrong = basic("svc", "wrong");
     let statuses = flood(&rig, Some(wrong.clone()), SELF).await;
     assert!(statuses[&401] >= 66 && statuses[&503] > 0 && statuses.len() == 2, "{statuses:?}");
@@ -129,11 +149,19 @@ async fn a_flood_of_passwords_is_told_to_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_that_was_right_once_is_never_in_the_way_again() {
-    let rig = Arc::new(Rig::with(|config| config.clients[2].secret_hash = Some(slow("generated"))).await);
+    let rig = Arc::new(Rig::with(|config| config.clients[2].secret_hashes = vec![slow("generated")]).await);
     rig.token(Some(&svc()), SELF).await.tokens();
     // Were each of them hashed, the queue would not hold them.
     assert_eq!(flood(&rig, Some(svc()), SELF).await, BTreeMap::from([(200, 200)]));
     assert_eq!(rig.token(Some(&basic("svc", "Generated")), SELF).await.status(), 401);
+
+    // Nor is the other one, or whether that was right before.
+    let both = vec![slow("before"), slow("generated")];
+    let rig = Arc::new(Rig::with(|config| config.clients[2].secret_hashes = both).await);
+    rig.token(Some(&svc()), SELF).await.tokens();
+    rig.token(Some(&basic("svc", "before")), SELF).await.tokens();
+    assert_eq!(flood(&rig, Some(svc()), SELF).await, BTreeMap::from([(200, 200)]));
+    assert_eq!(flood(&rig, Some(basic("svc", "before")), SELF).await, BTreeMap::from([(200, 200)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -183,8 +183,9 @@ async fn a_configuration_that_would_let_somebody_in_is_refused() {
         (|config| config.users[0].password_hash = SecretHash::Argon2id("secret".into()), "the hash of user alice"),
         (
             |config| {
-                config.clients[0].secret_hash =
-                    Some(SecretHash::Argon2id("$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aaaaaaaaaaaaaaaa".into()))
+                // Any of them would let somebody in.
+                let hash = SecretHash::Argon2id("$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aaaaaaaaaaaaaaaa".into());
+                config.clients[0].secret_hashes.push(hash);
             },
             "the hash of client app is not an Argon2id hash",
         ),
