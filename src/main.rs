@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sidegate::cli::{Cli, Command, check, hash_password, keys, revoke, run, sessions, store};
+use sidegate::cli::{Cli, Command, check, client, hash_password, keys, revoke, run, sessions, store};
 
 fn main() -> ExitCode {
     match Cli::parse().into_command() {
@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         Command::Sessions(args) => sessions::main(&args),
         // Ask it for how much that is, or for a copy; put a copy in its place while it does not run.
         Command::Store(args) => store::main(&args),
+        // Make a client to paste into the configuration, or another secret.
+        Command::Client(args) => client::main(&args),
         // Turn a password or a fresh secret into what the configuration keeps of it.
         Command::HashPassword(args) => hash_password::main(&args),
     }

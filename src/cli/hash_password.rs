@@ -6,11 +6,13 @@ use std::{
 };
 
 use argon2::{Argon2, PasswordHasher as _};
-use aws_lc_rs::{digest, rand};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
-use super::{FAILED, WRONG, end, say};
+use super::{
+    FAILED, WRONG, end, say,
+    secret::{generate, sha256},
+};
 
 /// How to hash.
 #[derive(Debug, clap::Args)]
@@ -130,25 +132,4 @@ impl Drop for Quiet {
         // Nothing is left to be done about a terminal that has gone.
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
     }
-}
-
-/// 43 letters and digits: 256 bits, and nothing that a form, a shell or a URL would change.
-fn generate() -> Result<Password, &'static str> {
-    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    const LENGTH: usize = 43;
-    let mut secret = Zeroizing::new(String::with_capacity(LENGTH));
-    while secret.len() < LENGTH {
-        let mut random = Zeroizing::new([0; 64]);
-        rand::fill(&mut *random).map_err(|_| "the system has no random numbers")?;
-        // Bytes from 248 on would make the first letters likelier than the last.
-        let fair = random.iter().filter(|byte| **byte < 248).map(|byte| char::from(ALPHABET[usize::from(*byte) % 62]));
-        let missing = LENGTH - secret.len();
-        secret.extend(fair.take(missing));
-    }
-    Ok(secret)
-}
-
-fn sha256(secret: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, secret.as_bytes());
-    digest.as_ref().iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -2,10 +2,12 @@
 
 mod ask;
 pub mod check;
+pub mod client;
 pub mod hash_password;
 pub mod keys;
 pub mod revoke;
 pub mod run;
+mod secret;
 pub mod sessions;
 pub mod store;
 
@@ -49,6 +51,8 @@ pub enum Command {
     Sessions(sessions::Args),
     /// Say how much the store has, copy it, or put a copy in its place
     Store(store::Args),
+    /// Make a client for the configuration, or another secret for one
+    Client(client::Args),
     /// Turn a password into the hash that the configuration keeps of it
     HashPassword(hash_password::Args),
 }

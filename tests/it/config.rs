@@ -1,5 +1,6 @@
 //! The configuration: what is wrong with a file is said all at once, in its place, and without a secret.
 
+mod client;
 mod reading;
 mod tls;
 
