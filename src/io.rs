@@ -1,10 +1,10 @@
-//! A socket that writes small things with one plain call, and files that are read whole.
+//! A socket that writes small things with one plain call, and files that are read and written whole.
 
 use std::{
-    fs::File,
-    io::{self, IoSlice, Read as _},
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, IoSlice, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
+    path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -111,4 +111,67 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Contents, String> {
         return Err(format!("it is larger than {} KiB", limit >> 10));
     }
     Ok(Contents { bytes, world_readable })
+}
+
+/// Which file lies at a path: another one, the same one written to, and one that others may read now, has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    file: (u64, u64),
+    written: (i64, i64),
+    /// Also when its mode was changed, which mends a file that could not be read.
+    changed: (i64, i64),
+    bytes: u64,
+}
+
+impl Stamp {
+    /// Of the file that is there now. Taken before the file is read, so that what is written meanwhile is seen later on.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be asked.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        Ok(Self {
+            file: (found.dev(), found.ino()),
+            written: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+            bytes: found.len(),
+        })
+    }
+}
+
+/// Puts a file there whole or not at all, and on disk before this returns. It has the mode and the owner of the one that it
+/// takes the place of, and otherwise mode 0600. Nobody else may be doing the same.
+///
+/// # Errors
+/// When the disk refuses, or the owner cannot be kept.
+pub fn replace_file(path: &Path, content: &[u8], before: Option<&Metadata>) -> io::Result<()> {
+    let mut half = path.as_os_str().to_owned();
+    half.push(".new");
+    let half = PathBuf::from(half);
+    // What a crash may have left of another try.
+    match fs::remove_file(&half) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;
+    let mut write = || -> io::Result<()> {
+        if let Some(before) = before {
+            let made = file.metadata()?;
+            if (made.uid(), made.gid()) != (before.uid(), before.gid()) {
+                fchown(&file, Some(before.uid()), Some(before.gid()))?;
+            }
+            file.set_permissions(before.permissions())?;
+        }
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&half, path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&half)))?;
+    // A renamed file is only found after a power cut if its folder was brought to disk as well.
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// The folder that a file is in, by a name that can be opened.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

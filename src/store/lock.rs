@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::io::replace_file;
+
 /// A data folder that belongs to this process alone until it is dropped. Whoever reads or writes below it asks for this
 /// proof, so nothing in it is opened before the lock is held.
 #[derive(Debug)]
@@ -75,13 +77,7 @@ impl DataFolder {
     /// # Errors
     /// When the disk refuses.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let (half, whole) = (self.path.join(format!("{name}.new")), self.path.join(name));
-        self.discard(&half)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&half, &whole)?;
-        self.sync()
+        replace_file(&self.path.join(name), content, None)
     }
 
     /// Removes what a crash left of a file in the making. The lock is held, so nobody else is making it now.

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
@@ -55,17 +55,6 @@ pub(in crate::issuer) fn master_key(folder: &DataFolder) -> Result<Secret, KeyFi
         return Err(file.error(format!("is damaged: it should have {MASTER_KEY_BYTES} bytes")));
     }
     Ok(key)
-}
-
-/// Which file lies at a path: another one, or the same one written to, has another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(u64, u64, i64, i64, u64);
-
-impl Stamp {
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
-        let found = fs::metadata(path)?;
-        Ok(Self(found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
-    }
 }
 
 /// Reads a private key that somebody else has made; says what is wrong with it, and nothing that is in it.

@@ -23,12 +23,13 @@ pub(super) use self::file::master_key;
 pub use self::file::{KeyFileError, MASTER_KEY_BYTES, private_key_in};
 use self::{
     entry::{Entry, State},
-    file::{KeyFile, Stamp, read_private_key},
+    file::{KeyFile, read_private_key},
 };
 pub(super) use self::{sealed::Seal, vault::Vault};
 use super::By;
 use crate::{
     clock::{Clock, Timestamp},
+    io::Stamp,
     store::{self, DataFolder},
     telemetry::{
         Metrics,
