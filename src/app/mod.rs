@@ -3,6 +3,7 @@
 mod commands;
 mod front;
 mod listening;
+mod users;
 
 use std::{
     io::{self, Write as _},
@@ -16,7 +17,7 @@ use tokio::{
 };
 
 pub use self::listening::Listening;
-use self::{commands::obey, front::FrontMaker};
+use self::{commands::obey, front::FrontMaker, users::tend_users};
 use crate::{
     admin::{self, Health, api::Api},
     client::Client,
@@ -229,6 +230,9 @@ impl App {
         let followed = issuer.clone();
         if let (Some(issuer), Some(commands)) = (issuer, commands) {
             background.spawn(tend_keys(issuer.clone()));
+            if let Some(file) = config.issuer.and_then(|issuer| issuer.users_file) {
+                background.spawn(tend_users(issuer.clone(), file));
+            }
             let told = issuer.clone();
             background
                 .spawn(admin::socket::serve(commands, audit.clone(), move |line, uid| obey(told.clone(), line, uid)));

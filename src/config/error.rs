@@ -24,7 +24,7 @@ pub struct Position {
     pub column: usize,
 }
 
-/// Everything that is wrong with a file, in the order of the file. Never empty.
+/// Everything that is wrong with a file and those it names, in their order. Never empty.
 #[derive(Clone, Debug, thiserror::Error)]
 pub struct Errors(Vec<Problem>);
 
@@ -33,6 +33,11 @@ impl Errors {
         sort(&mut problems);
         problems.dedup();
         Self(problems)
+    }
+
+    /// What is wrong with a file as a whole.
+    pub(super) fn of_file(file: &Arc<Path>, message: String) -> Self {
+        Self(vec![Problem { file: file.clone(), at: None, path: String::new(), message }])
     }
 
     /// The problems in the order of the file.
@@ -73,9 +78,9 @@ impl fmt::Display for Errors {
     }
 }
 
-/// Puts problems into the order of the file; those of the whole file come first.
+/// Puts problems into the order of the file, file by file; those of a whole file come first.
 pub(super) fn sort(problems: &mut [Problem]) {
-    problems.sort_by_key(|problem| problem.at);
+    problems.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
 }
 
 /// A name as it may stand in a message: in quotes, control characters escaped, not longer than a line.

@@ -12,6 +12,7 @@ mod marks;
 mod path;
 mod raw;
 mod report;
+pub mod users;
 
 use std::{path::Path, sync::Arc};
 
@@ -60,31 +61,47 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Loaded, Errors> {
+    let (config, warnings) = read(path, |text, report| {
+        let raw = raw::read(text, report)?;
+        check::config(report, raw)
+    })?;
+    Ok(Loaded { config, warnings })
+}
+
+/// Reads a file, and has `make` something of its text. What is dangerous or idle in it comes along.
+fn read<T>(path: &Path, make: impl FnOnce(&str, &mut Report) -> Option<T>) -> Result<(T, Vec<Problem>), Errors> {
     let file: Arc<Path> = path.into();
-    let whole =
-        |message: String| Errors::new(vec![Problem { file: file.clone(), at: None, path: String::new(), message }]);
-    let contents = crate::io::read_file(path, MAX_BYTES).map_err(whole)?;
+    let contents = crate::io::read_file(path, MAX_BYTES).map_err(|why| Errors::of_file(&file, why))?;
     let text = std::str::from_utf8(&contents.bytes).map_err(|error| {
         let before = &contents.bytes[..error.valid_up_to()];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-        whole(format!("not UTF-8 (line {line})"))
+        Errors::of_file(&file, format!("not UTF-8 (line {line})"))
     })?;
+    parse(&file, text, contents.world_readable, make)
+}
+
+/// The same with the text of a file.
+fn parse<T>(
+    file: &Arc<Path>,
+    text: &str,
+    world_readable: bool,
+    make: impl FnOnce(&str, &mut Report) -> Option<T>,
+) -> Result<(T, Vec<Problem>), Errors> {
     // A byte order mark is no part of the text (YAML 1.2 §5.2), and would move every column of the first line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (marks, doubled) = Marks::read(text).map_err(|flaw| {
         Errors::new(vec![Problem { file: file.clone(), at: Some(flaw.at), path: String::new(), message: flaw.message }])
     })?;
-
-    let mut report = Report::new(file.clone(), marks, contents.world_readable);
+    let mut report = Report::new(file.clone(), marks, world_readable);
     for flaw in doubled {
         report.error_at(flaw.at, &flaw.path, flaw.message);
     }
-    let config = raw::read(text, &mut report).and_then(|raw| check::config(&mut report, raw));
+    let made = make(text, &mut report);
     let (problems, mut warnings) = report.into_parts();
-    match config {
-        Some(config) if problems.is_empty() => {
+    match made {
+        Some(made) if problems.is_empty() => {
             error::sort(&mut warnings);
-            Ok(Loaded { config, warnings })
+            Ok((made, warnings))
         }
         _ => Err(Errors::new(problems)),
     }

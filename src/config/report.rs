@@ -63,6 +63,11 @@ impl Report {
         None
     }
 
+    /// Something is wrong with a file that this one names.
+    pub(super) fn adopt(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
     /// Something works, and is dangerous or idle.
     pub(super) fn warn(&mut self, path: &Path, message: impl Into<String>) {
         let problem = self.problem(path, message.into());

@@ -157,7 +157,7 @@ impl Issuer {
             let Record { session, .. } = login;
             session.client.as_str() == BROWSER
                 && login.state(now) == "live"
-                && self.users.active(&session.subject).is_some()
+                && self.users.load().active(&session.subject).is_some()
         }))
     }
 }

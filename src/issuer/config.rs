@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{keys::KeysConfig, redirect::RedirectUri};
 use crate::{
+    io::Stamp,
     store::{OnRollback, RedisConfig},
     token::Algorithm,
     types::{Audience, ClientId, IssuerUrl, Scopes, Secret, Subject},
@@ -36,6 +37,8 @@ pub struct Config {
     pub clients: Vec<Client>,
     /// Who may log in.
     pub users: Vec<User>,
+    /// Where those come from that take their place while it runs; `None`: nobody does.
+    pub users_file: Option<UsersFile>,
     /// The other issuers whose tokens the gateway takes, and how long those live at the most, leeway included, where that is
     /// known: what is to be revoked has to be remembered for as long.
     pub others: Vec<(IssuerUrl, Option<Duration>)>,
@@ -203,8 +206,17 @@ impl GrantType {
     }
 }
 
-/// Who may log in.
+/// A file with users.
 #[derive(Clone, Debug)]
+pub struct UsersFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What was there when its users were read.
+    pub seen: Option<Stamp>,
+}
+
+/// Who may log in.
+#[derive(Clone, Debug, PartialEq)]
 pub struct User {
     /// What they type.
     pub username: Arc<str>,

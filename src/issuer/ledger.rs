@@ -66,11 +66,11 @@ pub enum Cause {
     LoggedOut,
     /// The store had forgotten a rotation.
     Rollback,
-    /// A session whose user is not there any more, or disabled.
+    /// A user is not there any more; or a session is still used whose user is not, or is disabled.
     UserGone,
     /// Its subject has opened too many others since.
     TooMany,
-    /// A user or a client is disabled in the configuration.
+    /// A user or a client is disabled in the configuration, or a user in the file of users.
     Disabled,
     /// The admin API.
     AdminApi,

@@ -22,6 +22,7 @@ mod user;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -30,7 +31,7 @@ pub use self::{
     by::By,
     config::{
         AccessToken, Client, Config, Consent, GrantType, Lifetimes, Login, OFFLINE_ACCESS, RefreshToken, SecretHash,
-        StoreConfig, User,
+        StoreConfig, User, UsersFile,
     },
     endpoint::Endpoint,
     error::refusal,
@@ -41,6 +42,7 @@ pub use self::{
     password::check_hash,
     redirect::RedirectUri,
     revoke::{RevokeError, RevokeRequest, SessionsRequest},
+    user::Departed,
 };
 use self::{
     browser::Browsers,
@@ -76,7 +78,8 @@ const SWEEP_STEP: usize = 16;
 pub struct Issuer {
     config: Config,
     clients: HashMap<ClientId, Client>,
-    users: Users,
+    /// Replaced as a whole. Whoever grants something looks at one and the same all the way.
+    users: ArcSwap<Users>,
     paths: Paths,
     feeds: endpoint::feed::Feeds,
     clock: Clock,
@@ -173,7 +176,7 @@ impl Issuer {
         let ring = Arc::new(ring);
         let issuer = Arc::new(Self {
             clients: config.clients.iter().map(|client| (client.id.clone(), client.clone())).collect(),
-            users: Users::new(&config.users),
+            users: ArcSwap::from_pointee(Users::new(&config.users)),
             paths: Paths::new(&config.url, config.has_browsers(), config.feed_credential.is_some()),
             feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
             passwords: Passwords::new(),
@@ -311,17 +314,11 @@ impl Issuer {
 
 /// What the config room has checked where text was read. Asked again, because a mistake here lets somebody in.
 fn check(config: &Config) -> Result<(), OpenError> {
-    let hashes = config.users.iter().map(|user| (format!("user {}", user.username), &user.password_hash)).chain(
-        config.clients.iter().flat_map(|c| c.secret_hashes.iter().map(|hash| (format!("client {}", c.id), hash))),
-    );
-    for (whose, hash) in hashes {
-        check_hash(hash).map_err(|why| OpenError::Config(format!("the hash of {whose} {why}")))?;
-    }
-    if let Some(user) = config.users.iter().find(|user| user.subject.as_str().starts_with(CLIENT_SUBJECT)) {
-        return Err(OpenError::Config(format!(
-            "the subject of user {} begins with {:?}, which is for clients' own tokens",
-            user.username, CLIENT_SUBJECT
-        )));
+    user::check(&config.users).map_err(OpenError::Config)?;
+    for client in &config.clients {
+        for hash in &client.secret_hashes {
+            check_hash(hash).map_err(|why| OpenError::Config(format!("the hash of client {} {why}", client.id)))?;
+        }
     }
     if config.master_key.iter().chain(&config.previous_master_keys).any(|key| key.expose().len() < MASTER_KEY_BYTES) {
         return Err(OpenError::Config(format!("a master key has less than {MASTER_KEY_BYTES} bytes")));

@@ -179,10 +179,18 @@ impl Issuer {
             .map(|user| Revoked::Subject(user.subject.as_str().into()))
             .chain(clients.map(|client| Revoked::Client(client.id.as_str().into())));
         // Also those of which the log knows: they may have been let in again, for a while.
+        self.enter(disabled.map(|what| (what, Cause::Disabled, "disabled in the configuration"))).await
+    }
+
+    /// Enters these into the log, all at once, so that they share what it costs to have them on disk.
+    pub(super) async fn enter(
+        &self,
+        entries: impl Iterator<Item = (Revoked, Cause, &'static str)>,
+    ) -> Result<(), Unavailable> {
         let mut entering = JoinSet::new();
-        for what in disabled {
-            let (ledger, new) = (self.ledger.clone(), self.new_entry(what, "disabled in the configuration"));
-            entering.spawn(async move { ledger.revoke(new, Cause::Disabled).await });
+        for (what, cause, reason) in entries {
+            let (ledger, new) = (self.ledger.clone(), self.new_entry(what, reason));
+            entering.spawn(async move { ledger.revoke(new, cause).await });
         }
         while let Some(entered) = entering.join_next().await {
             entered.unwrap_or_else(|_| Err(Unavailable("an entry was broken off".into())))?;

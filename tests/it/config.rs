@@ -191,6 +191,11 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("m=8,t=1", "m=2000000,t=1", &["32:24: issuer.users[0].password_hash: the hash asks for more than 1 GiB of memory, 16 passes or 16 lanes; copy the line that `sidegate hash-password` printed, in quotes"]),
     ("$argon2id$v=19$m=8", "$argon2id$m=8", &["32:24: issuer.users[0].password_hash: the hash is not of version 19 of Argon2; copy the line that `sidegate hash-password` printed, in quotes"]),
     ("username: ann", "username: ann, subject: \"client:spa\"", &[r#"32:24: issuer.users[0].subject: a subject must not begin with "client:": clients do"#]),
+    ("\n    - { username: ann", " {}\n#   - { username: ann", &["31:3: issuer.users.file: missing: the file with the users; `sidegate user add` makes one"]),
+    ("\n    - { username: ann", " { file: '' }\n#   - { username: ann", &["31:12: issuer.users.file: must not be empty"]),
+    ("\n    - { username: ann", " { file: nowhere.yaml }\n#   - { username: ann", &["31:12: issuer.users.file: nowhere.yaml: there is no such file; `sidegate user add NAME --file nowhere.yaml` makes it"]),
+    ("\n    - { username: ann", " { path: users.yaml }\n#   - { username: ann", &["31:3: issuer.users.file: missing: the file with the users; `sidegate user add` makes one", r#"31:12: issuer.users.path: unknown key "path"; known here: file"#]),
+    ("\n    - { username: ann", " hunter2\n#   - { username: ann", &["31:3: issuer.users: expected a list of users or { file: … }, found a string"]),
     ("username: ann", "username: ann, claims: { sub: x }", &["32:34: issuer.users[0].claims.sub: is said by the issuer, not by a user's claims"]),
     ("username: ann", "username: ann, claims: { scp: x }", &["32:34: issuer.users[0].claims.scp: is said by the issuer, not by a user's claims"]),
 ];

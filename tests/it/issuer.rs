@@ -339,6 +339,7 @@ fn config(data: &Path) -> Config {
             client("plain", Some(sha256("generated")), &[Password]),
         ],
         users: vec![alice, User { disabled: true, ..user("mallory", "open sesame") }],
+        users_file: None,
         others: vec![
             (IssuerUrl::new("https://bounded.example"), Some(600 * SECOND)),
             (IssuerUrl::new("https://unbounded.example"), None),

@@ -76,11 +76,12 @@ pub(super) fn check(
     let login = login::check(report, &at.key("login"), raw.login);
     let mut demo = Vec::new();
     let clients = client::check_all(report, &at.key("clients"), raw.clients, &mut demo);
-    let users = user::check_all(report, &at.key("users"), raw.users, &mut demo);
+    let users = user::check_wherever(report, &at.key("users"), raw.users, &mut demo);
     let over_tls = matches!(feed, Some(Some((_, false))));
     let feed_at = over_tls.then_some(feed_at);
     let facts = Facts { present: true, url: url.clone(), algorithm, audience, demo, shared, feed: feed_at };
     let config = (|| {
+        let (users, users_file) = users?;
         Some(Config {
             url: url?,
             access_token: access_token?,
@@ -96,7 +97,8 @@ pub(super) fn check(
             feed_credential: feed?.map(|(credential, _)| credential),
             login: login?,
             clients: clients?,
-            users: users?,
+            users,
+            users_file,
             others: Vec::new(),
         })
     })();

@@ -18,7 +18,7 @@ mod roots;
 mod route;
 mod tls;
 mod upstream;
-mod user;
+pub(super) mod user;
 mod values;
 
 use std::{net::IpAddr, time::Duration};

@@ -6,13 +6,50 @@ use serde_json::{Map, Value};
 
 use super::{client::identifier, hash};
 use crate::{
-    config::{demo, error::quote, path::Path, raw, report::Report},
-    issuer::{CLIENT_SUBJECT, RESERVED_CLAIMS, User},
+    config::{demo, error::quote, path::Path, raw, report::Report, users},
+    io::Stamp,
+    issuer::{CLIENT_SUBJECT, RESERVED_CLAIMS, User, UsersFile},
     types::Subject,
 };
 
+/// Checks the users, and the file that has them where they are not written here; where the demo's is among them goes into
+/// `demo`.
+pub(super) fn check_wherever(
+    report: &mut Report,
+    at: &Path,
+    raw: Option<raw::Users>,
+    demo: &mut Vec<Path>,
+) -> Option<(Vec<User>, Option<UsersFile>)> {
+    let name = match raw {
+        None => return Some((Vec::new(), None)),
+        Some(raw::Users::Here(list)) => return check_all(report, at, list, demo).map(|users| (users, None)),
+        Some(raw::Users::File(name)) => {
+            report.required(at, "file", name, "the file with the users; `sidegate user add` makes one")?
+        }
+    };
+    let at = at.key("file");
+    if name.is_empty() {
+        return report.refuse(&at, "must not be empty");
+    }
+    let path = report.resolve(&name);
+    let seen = Stamp::of(&path).ok();
+    match users::load(&path) {
+        Ok(users) => Some((users, Some(UsersFile { path, seen }))),
+        Err(errors) => {
+            for problem in errors.problems() {
+                match problem.at {
+                    Some(_) => report.adopt(problem.clone()),
+                    // There is no better place to name than where the file is.
+                    None => report.error(&at, problem.to_string()),
+                }
+            }
+            None
+        }
+    }
+}
+
 /// Checks all users; where the demo's is among them goes into `demo`.
-pub(super) fn check_all(
+pub(in crate::config) fn check_all(
     report: &mut Report,
     at: &Path,
     raw: raw::List<raw::Mapping<raw::User>>,

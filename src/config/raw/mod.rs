@@ -9,8 +9,8 @@ mod value;
 use serde::Deserialize;
 use serde_json::Value;
 
-pub(super) use read::read;
-pub(super) use scalar::{Flag, Mapping, Scalar, SecretText};
+pub(super) use read::{read, read_users};
+pub(super) use scalar::{Flag, Mapping, Scalar, SecretText, Users};
 
 /// A mapping that may be left out.
 pub(super) type Section<T> = Option<Mapping<T>>;
@@ -225,7 +225,7 @@ shapes! {
         revocation_feed: Section<ServedFeed>,
         login: Section<Login>,
         clients: List<Mapping<Client>>,
-        users: List<Mapping<User>>,
+        users: Option<Users>,
     }
     Login {
         lifetime: Option<Scalar>,

@@ -1,9 +1,10 @@
 //! From the text to the shapes, with every fault on the way found: a shape is tried, the node at fault reported and taken
 //! out, and the shape tried again.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Config, value};
+use super::{Config, List, Mapping, User, value};
 use crate::config::{
     error::{did_you_mean, nearest, one_of, quote},
     path::{Path, Step},
@@ -15,7 +16,7 @@ const MAX_FAULTS: usize = 100;
 
 /// Reads YAML text. `None` when there is nothing to go on with; what is wrong has been reported either way.
 pub(in crate::config) fn read(text: &str, report: &mut Report) -> Option<Config> {
-    let mut value = value::read(text, report)?;
+    let value = value::read(text, report)?;
     match &value {
         Value::Object(_) => {}
         Value::Null => {
@@ -28,9 +29,27 @@ pub(in crate::config) fn read(text: &str, report: &mut Report) -> Option<Config>
             return None;
         }
     }
+    shape(value, report)
+}
+
+/// Reads the YAML text of a file with users; as [`read`].
+pub(in crate::config) fn read_users(text: &str, report: &mut Report) -> Option<List<Mapping<User>>> {
+    let value = value::read(text, report)?;
+    match &value {
+        Value::Array(_) => shape(value, report),
+        // More likely a write that broke off than the wish that nobody logs in.
+        Value::Null => report.refuse(&Path::default(), "the file is empty; a list without users is []"),
+        other => {
+            let found = kind(other);
+            report.refuse(&Path::default(), format!("expected a list of users (`- username: …`), found {found}"))
+        }
+    }
+}
+
+fn shape<T: DeserializeOwned>(mut value: Value, report: &mut Report) -> Option<T> {
     for _ in 0..MAX_FAULTS {
-        let error = match serde_path_to_error::deserialize::<_, Config>(&value) {
-            Ok(config) => return Some(config),
+        let error = match serde_path_to_error::deserialize::<_, T>(&value) {
+            Ok(shape) => return Some(shape),
             Err(error) => error,
         };
         let path = path_of(error.path());

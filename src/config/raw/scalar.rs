@@ -4,9 +4,14 @@ use std::{fmt, marker::PhantomData, ops::Deref};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
+    de::{
+        Error, MapAccess, SeqAccess, Unexpected, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
 };
 use zeroize::Zeroizing;
+
+use super::{List, User};
 
 /// A mapping and nothing else: serde would fill a struct from a list, in the order of its fields.
 pub(in crate::config) struct Mapping<T>(pub(in crate::config) T);
@@ -137,6 +142,44 @@ impl<'de> Deserialize<'de> for SecretText {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SecretText, A::Error> {
                 File::deserialize(MapAccessDeserializer::new(map)).map(|file| SecretText::File(file.from_file))
+            }
+        }
+
+        deserializer.deserialize_any(Written)
+    }
+}
+
+/// Users: written here, or in a file of their own.
+pub(in crate::config) enum Users {
+    /// They stand here.
+    Here(List<Mapping<User>>),
+    /// The file that has them.
+    File(Option<String>),
+}
+
+impl<'de> Deserialize<'de> for Users {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct File {
+            file: Option<String>,
+        }
+
+        struct Written;
+
+        impl<'de> Visitor<'de> for Written {
+            type Value = Users;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of users or { file: … }")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Users, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(|list| Users::Here(Some(list)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Users, A::Error> {
+                File::deserialize(MapAccessDeserializer::new(map)).map(|file| Users::File(file.file))
             }
         }
 

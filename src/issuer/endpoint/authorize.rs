@@ -109,6 +109,9 @@ pub(in crate::issuer) async fn log_in(issuer: &Issuer, request: &Request<Bytes>)
             visitor,
         };
         let session = issuer.ledger.open(new).await?;
+        if !user::is_still_active(issuer, &user.subject, Some(session.id)).await? {
+            return Ok(log_in_page(issuer, browser, &ask, username, Some(Problem::Wrong)));
+        }
         // To a page of its own, so that neither going back nor loading again sends the password once more.
         let ticket = issuer.browsers.ticket(browser, TICKET, &Ask { login: Some(session.id), ..ask });
         let mut response = see_other(&format!("{}{AUTHORIZE}?ticket={ticket}", issuer.config.url))?;
@@ -305,7 +308,8 @@ async fn go_on(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, ask
     }
     let ticket = issuer.browsers.ticket(browser, TICKET, &ask);
     let action = format!("{}{CONSENT}", issuer.base());
-    let user = issuer.users.active(&login.session.subject);
+    let users = issuer.users.load();
+    let user = users.active(&login.session.subject);
     let username = user.map_or("", |user| &user.username);
     let form = pages::Form { action: &action, ticket: &ticket };
     let scopes = Scopes::parse(&ask.scopes).unwrap_or_default();

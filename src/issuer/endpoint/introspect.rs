@@ -101,7 +101,7 @@ fn access_token(issuer: &Issuer, token: &str) -> Result<Option<Active>, Error> {
         active: true,
         scope: spoken(&identity.scopes),
         client_id,
-        username: issuer.users.active(&Subject::new(&*sub)).map(|user| Box::from(&*user.username)),
+        username: issuer.users.load().active(&Subject::new(&*sub)).map(|user| Box::from(&*user.username)),
         token_type: Some("Bearer"),
         exp,
         iat: number("iat"),
@@ -124,7 +124,8 @@ async fn refresh_token(issuer: &Issuer, client: &Client, token: &str) -> Result<
     else {
         return Ok(None);
     };
-    let Some(user) = issuer.users.active(&session.subject) else { return Ok(None) };
+    let users = issuer.users.load();
+    let Some(user) = users.active(&session.subject) else { return Ok(None) };
     Ok(Some(Active {
         active: true,
         scope: spoken(&still_allowed(client, &session)),

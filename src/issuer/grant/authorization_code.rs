@@ -11,6 +11,7 @@ use crate::{
         error::Error,
         form::{Form, Param},
         ledger::Cause,
+        user,
     },
     store::Taken,
     telemetry::audit::{Event, Facts},
@@ -75,12 +76,16 @@ pub(in crate::issuer) async fn grant(
         return Err(refused("logged_out", None));
     }
     let subject = Subject::new(&*kept.subject);
-    let Some(user) = issuer.users.active(&subject).filter(|_| subject.part() == id.part()) else {
+    let users = issuer.users.load_full();
+    let Some(user) = users.active(&subject).filter(|_| subject.part() == id.part()) else {
         return Err(refused("user_gone", None));
     };
     let scopes = Scopes::parse(&kept.scopes).unwrap_or_default();
     // Also where there is no refresh token to come: it is by its session that what comes of a code can be ended.
     let session = open_session(issuer, client, id, user, &scopes, visitor).await?;
+    if !user::is_still_active(issuer, &subject, Some(session.id)).await? {
+        return Err(refused("user_gone", Some(session.id)));
+    }
     let refreshes = client.grants.contains(&GrantType::RefreshToken);
     let refresh_token = refreshes.then(|| issuer.refresh_tokens.issue(&session));
     let grant = Grant {

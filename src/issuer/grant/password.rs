@@ -12,6 +12,9 @@ use crate::{
     types::{SessionId, Visitor},
 };
 
+/// One text for no such user, a wrong password and a disabled user.
+const REFUSED: Error = Error::InvalidGrant("The username or the password is wrong.");
+
 pub(in crate::issuer) async fn grant(
     issuer: &Issuer,
     client: &Client,
@@ -20,18 +23,18 @@ pub(in crate::issuer) async fn grant(
 ) -> Result<Granted, Error> {
     let (username, password) = (form.require(Param::Username)?, form.require(Param::Password)?);
     let scopes = requested_scopes(form, &client.scopes)?;
-    let Some(user) = user::log_in(issuer, client, username, password, visitor).await? else {
-        // One text for no such user, a wrong password and a disabled user.
-        return Err(Error::InvalidGrant("The username or the password is wrong."));
-    };
+    let Some(user) = user::log_in(issuer, client, username, password, visitor).await? else { return Err(REFUSED) };
 
     let now = issuer.clock.now();
     let position = issuer.ledger.position();
     let session = if client.grants.contains(&GrantType::RefreshToken) {
-        Some(open_session(issuer, client, SessionId::generate(&user.subject), user, &scopes, visitor).await?)
+        Some(open_session(issuer, client, SessionId::generate(&user.subject), &user, &scopes, visitor).await?)
     } else {
         None
     };
+    if !user::is_still_active(issuer, &user.subject, session.as_ref().map(|session| session.id)).await? {
+        return Err(REFUSED);
+    }
     let refresh_token = session.as_ref().map(|session| issuer.refresh_tokens.issue(session));
     let grant = Grant {
         asked: (GrantType::Password, visitor),

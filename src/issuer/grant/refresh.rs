@@ -65,7 +65,8 @@ pub(in crate::issuer) async fn grant(
     issuer.metrics.refresh(outcome.name());
     let facts = Facts { subject: Some(session.subject.as_str()), ..facts };
     // Asked on every refresh: a user who was disabled or removed loses the session, not only the next password.
-    let Some(user) = issuer.users.active(&session.subject) else {
+    let users = issuer.users.load_full();
+    let Some(user) = users.active(&session.subject) else {
         tracing::warn!(session = %session.id, subject = %session.subject, "the session of a user who may not log in any more");
         let by = By { subject: Some(session.subject.clone()), ..Cause::UserGone.into() };
         let revocation = issuer.ledger.revoke_session(session.id, by, "its user is gone or disabled").await?;

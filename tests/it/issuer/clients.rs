@@ -131,7 +131,7 @@ async fn flood(rig: &Arc<Rig>, authorization: Option<String>, body: &'static str
 }
 
 /// A person's secret whose hash takes a while.
-fn slow(secret: &str) -> SecretHash {
+pub(super) fn slow(secret: &str) -> SecretHash {
     let hasher = Argon2::new(Argon2Algorithm::Argon2id, Version::V0x13, Params::new(1024, 4, 1, None).unwrap());
     let hash: PasswordHash = hasher.hash_password_with_salt(secret.as_bytes(), b"0123456789abcdef").unwrap();
     SecretHash::Argon2id(hash.to_string().into())

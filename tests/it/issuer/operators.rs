@@ -1,6 +1,6 @@
 //! What operators revoke and lift, and what ends because somebody is disabled.
 
-use sidegate::store::MAX_LEEWAY;
+use sidegate::store::{MAX_LEEWAY, Whose};
 
 use super::*;
 
@@ -184,4 +184,35 @@ async fn a_key_whose_revocation_came_half_way_is_entered_at_the_next_start() {
     let rig = rig.restarted(|_| std::fs::remove_file(&store).unwrap()).await;
     assert!(rig.is_revoked(&tokens.access));
     assert!(rig.issuer.revocations(0, 100).await.unwrap().iter().any(|entry| entry.what.id() == Some(&*kid)));
+}
+
+#[tokio::test]
+async fn who_is_disabled_while_they_log_in_gets_nothing() {
+    // The last one gets no session that could be looked at again when it is refreshed.
+    for client in [basic("fixed", "generated"), basic("plain", "generated")] {
+        let rig = Rig::with(|config| config.users[0].password_hash = clients::slow("open sesame")).await;
+        let login = rig.token(Some(&client), LOGIN);
+        tokio::pin!(login);
+        // As far as the hash of the password, which somebody else makes.
+        tokio::select! {
+            biased;
+            _ = &mut login => panic!("a password cannot be looked at so quickly"),
+            () = async {} => {}
+        }
+        let departed = rig.issuer.replace_users(&[]).unwrap();
+        login.await.assert_error(400, "invalid_grant");
+        rig.issuer.end_sessions(&departed).await.unwrap();
+        let sessions = rig.issuer.sessions(Whose::Everybodys, None, 10).await.unwrap();
+        assert!(sessions.iter().all(|record| record.ended.is_some()), "{sessions:?}");
+    }
+}
+
+#[tokio::test]
+async fn users_whom_the_configuration_would_refuse_do_not_take_the_place_of_others() {
+    let rig = Rig::new().await;
+    let wrong = User { subject: Subject::new("client:svc"), ..rig.config.users[0].clone() };
+    assert!(rig.issuer.replace_users(&[wrong]).unwrap_err().contains("the subject of user alice"));
+    let wrong = User { password_hash: SecretHash::Argon2id("secret".into()), ..rig.config.users[0].clone() };
+    assert!(rig.issuer.replace_users(&[wrong]).unwrap_err().contains("the hash of user alice"));
+    rig.log_in().await;
 }
