@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sidegate::cli::{Cli, Command, check, client, hash_password, keys, revoke, run, sessions, store};
+use sidegate::cli::{Cli, Command, check, client, hash_password, keys, revoke, run, sessions, store, user};
 
 fn main() -> ExitCode {
     match Cli::parse().into_command() {
@@ -23,6 +23,8 @@ fn main() -> ExitCode {
         Command::Store(args) => store::main(&args),
         // Make a client to paste into the configuration, or another secret.
         Command::Client(args) => client::main(&args),
+        // Change the file of users; whatever process has it takes it up by itself.
+        Command::User(args) => user::main(&args),
         // Turn a password or a fresh secret into what the configuration keeps of it.
         Command::HashPassword(args) => hash_password::main(&args),
     }

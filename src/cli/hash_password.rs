@@ -37,18 +37,29 @@ pub fn main(args: &Args) -> ExitCode {
             Err(why) => end(FAILED, format_args!("sidegate: {why}")),
         };
     }
-    let password = match if io::stdin().is_terminal() { ask() } else { read() } {
-        Ok(password) => password,
-        Err(Refused::Input(why)) => return end(WRONG, format_args!("sidegate: {why}")),
-        Err(Refused::Io(error)) => return end(FAILED, format_args!("sidegate: the password cannot be read: {error}")),
-    };
-    // The default is Argon2id, version 19, m=19456, t=2, p=1 (OWASP's first recommendation), with a fresh salt.
-    match Argon2::default().hash_password(password.as_bytes()) {
+    match hash_of_input() {
         Ok(hash) => {
             say(hash);
             ExitCode::SUCCESS
         }
-        Err(error) => end(FAILED, format_args!("sidegate: the password cannot be hashed: {error}")),
+        Err(code) => code,
+    }
+}
+
+/// The hash of the password that is typed, or comes on standard input; the exit code where there is none, which has been said
+/// then.
+pub(super) fn hash_of_input() -> Result<String, ExitCode> {
+    let password = match if io::stdin().is_terminal() { ask() } else { read() } {
+        Ok(password) => password,
+        Err(Refused::Input(why)) => return Err(end(WRONG, format_args!("sidegate: {why}"))),
+        Err(Refused::Io(error)) => {
+            return Err(end(FAILED, format_args!("sidegate: the password cannot be read: {error}")));
+        }
+    };
+    // The default is Argon2id, version 19, m=19456, t=2, p=1 (OWASP's first recommendation), with a fresh salt.
+    match Argon2::default().hash_password(password.as_bytes()) {
+        Ok(hash) => Ok(hash.to_string()),
+        Err(error) => Err(end(FAILED, format_args!("sidegate: the password cannot be hashed: {error}"))),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod run;
 mod secret;
 pub mod sessions;
 pub mod store;
+pub mod user;
 
 use std::{
     fmt::Display,
@@ -53,6 +54,8 @@ pub enum Command {
     Store(store::Args),
     /// Make a client for the configuration, or another secret for one
     Client(client::Args),
+    /// Add, change, disable, remove and list the users of a file, which a process that runs takes up by itself
+    User(user::Args),
     /// Turn a password into the hash that the configuration keeps of it
     HashPassword(hash_password::Args),
 }

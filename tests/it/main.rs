@@ -29,4 +29,5 @@ mod support;
 mod tls;
 mod tokens;
 mod upstream;
+mod users;
 mod walkthrough;

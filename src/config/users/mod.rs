@@ -1,8 +1,14 @@
 //! Users in a file of their own: a list as `issuer.users` has it, which is read again while the process runs, and changed by
 //! commands.
 
-use std::{io::ErrorKind, path::Path as FilePath};
+mod edit;
 
+use std::{
+    io::ErrorKind,
+    path::{Path as FilePath, PathBuf},
+};
+
+pub use self::edit::{Change, EditError, change, check};
 use super::{check::user::check_all, error::Errors, path::Path, raw, read, report::Report};
 use crate::issuer::User;
 
@@ -16,6 +22,31 @@ pub fn load(path: &FilePath) -> Result<Vec<User>, Errors> {
     }
     // There is nothing to warn of in a list of users.
     read(path, check_text).map(|(users, _)| users)
+}
+
+/// The file of users that the configuration at `path` names. Whatever else is wrong with that is no hindrance: a variable of
+/// the environment need not be there for whoever adds a user.
+///
+/// # Errors
+/// When it names none.
+pub fn named_by(path: &FilePath) -> Result<PathBuf, Errors> {
+    let mut found = None;
+    let outcome = read(path, |text, report| {
+        let at = Path::default().key("issuer").key("users");
+        let users = raw::read(text, report)?.issuer.and_then(|issuer| issuer.0.users);
+        found = match users {
+            Some(raw::Users::File(Some(name))) => Some(report.resolve(&name)),
+            Some(raw::Users::Here(_)) => report.refuse(
+                &at,
+                "the users stand here, in the configuration; put them into a file and say users: { file: users.yaml }",
+            ),
+            Some(raw::Users::File(None)) | None => {
+                report.required(&at, "file", None, "the file with the users, as in users: { file: users.yaml }")
+            }
+        };
+        Some(())
+    });
+    found.map_or_else(|| Err(outcome.err().unwrap_or_else(|| absent(path))), Ok)
 }
 
 fn absent(path: &FilePath) -> Errors {
