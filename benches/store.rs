@@ -155,7 +155,7 @@ async fn expire(store: &Store, hand: &Arc<AtomicU64>, kept: &[SessionId]) {
 async fn sweep(store: &Store) {
     loop {
         let began = Instant::now();
-        if !store.sweep(16).await.unwrap().more {
+        if !store.sweep(8).await.unwrap().more {
             return;
         }
         tokio::time::sleep(began.elapsed()).await;

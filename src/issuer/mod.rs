@@ -72,7 +72,7 @@ use crate::{
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// How many sessions one step of a sweep takes, so that refreshes get their turn in between.
-const SWEEP_STEP: usize = 16;
+const SWEEP_STEP: usize = 8;
 
 /// The internal issuer. It has a runtime of its own, for what takes its time.
 pub struct Issuer {
