@@ -31,6 +31,8 @@ pub(super) struct Kept {
     pub(super) challenge: Option<[u8; 32]>,
     pub(super) subject: Box<str>,
     pub(super) scopes: Box<str>,
+    /// What the client wants to find again in an ID token.
+    pub(super) nonce: Option<Box<str>>,
     /// The login at the browser that it was given to.
     pub(super) login: SessionId,
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{keys::KeysConfig, redirect::RedirectUri};
+use super::{id_token::OPENID, keys::KeysConfig, redirect::RedirectUri};
 use crate::{
     io::Stamp,
     store::{OnRollback, RedisConfig},
@@ -48,6 +48,13 @@ impl Config {
     /// Whether any client sends browsers to the authorization endpoint.
     pub(super) fn has_browsers(&self) -> bool {
         self.clients.iter().any(|client| client.grants.contains(&GrantType::AuthorizationCode))
+    }
+
+    /// Whether any client can ask for ID tokens.
+    pub(super) fn has_id_tokens(&self) -> bool {
+        let asks =
+            |client: &Client| client.grants.contains(&GrantType::AuthorizationCode) && client.scopes.contains(OPENID);
+        !self.access_token.algorithm.is_symmetric() && self.clients.iter().any(asks)
     }
 }
 

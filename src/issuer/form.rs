@@ -30,6 +30,7 @@ pub(super) enum Param {
     Prompt,
     MaxAge,
     LoginHint,
+    Nonce,
     Request,
     RequestUri,
     /// What shows that a form came from a page of ours, and what that was about.
@@ -39,7 +40,7 @@ pub(super) enum Param {
 }
 
 impl Param {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Self::GrantType,
         Self::ClientId,
         Self::ClientSecret,
@@ -60,6 +61,7 @@ impl Param {
         Self::Prompt,
         Self::MaxAge,
         Self::LoginHint,
+        Self::Nonce,
         Self::Request,
         Self::RequestUri,
         Self::Ticket,
@@ -88,6 +90,7 @@ impl Param {
             Self::Prompt => "prompt",
             Self::MaxAge => "max_age",
             Self::LoginHint => "login_hint",
+            Self::Nonce => "nonce",
             Self::Request => "request",
             Self::RequestUri => "request_uri",
             Self::Ticket => "ticket",
@@ -106,7 +109,7 @@ impl Param {
             | Self::CodeChallenge
             | Self::CodeChallengeMethod => 128,
             Self::ClientId | Self::Username | Self::Code | Self::CodeVerifier | Self::Prompt | Self::LoginHint => 256,
-            Self::ClientSecret | Self::Password | Self::RefreshToken | Self::RedirectUri => 1024,
+            Self::ClientSecret | Self::Password | Self::RefreshToken | Self::RedirectUri | Self::Nonce => 1024,
             Self::Scope | Self::State | Self::RequestUri => 4096,
             Self::Token | Self::Request | Self::Ticket => super::MAX_TOKEN_BYTES,
         }

@@ -10,6 +10,7 @@ mod endpoint;
 mod error;
 mod form;
 mod grant;
+mod id_token;
 mod keys;
 mod ledger;
 mod migrate;
@@ -36,6 +37,7 @@ pub use self::{
     endpoint::Endpoint,
     error::refusal,
     form::MAX_FORM_BYTES,
+    id_token::OPENID,
     keys::{KeyFileError, KeysConfig, KeysError, MASTER_KEY_BYTES, private_key_in},
     ledger::Cause,
     migrate::{MigrateError, migrate},
@@ -177,7 +179,7 @@ impl Issuer {
         let issuer = Arc::new(Self {
             clients: config.clients.iter().map(|client| (client.id.clone(), client.clone())).collect(),
             users: ArcSwap::from_pointee(Users::new(&config.users)),
-            paths: Paths::new(&config.url, config.has_browsers(), config.feed_credential.is_some()),
+            paths: Paths::new(&config),
             feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
             passwords: Passwords::new(),
             refresh_tokens: RefreshTokens::new(&master, &config.previous_master_keys),
@@ -239,7 +241,7 @@ impl Issuer {
             Endpoint::Token | Endpoint::Introspect => {
                 matches!(self.config.store, StoreConfig::Embedded) && self.ring.signer().is_quick()
             }
-            Endpoint::Jwks | Endpoint::Metadata => true,
+            Endpoint::Jwks | Endpoint::Metadata | Endpoint::UserInfo => true,
             Endpoint::Authorize
             | Endpoint::LogIn
             | Endpoint::Consent
@@ -261,6 +263,7 @@ impl Issuer {
             Endpoint::Token => endpoint::token::answer(self, &request).await,
             Endpoint::Revoke => endpoint::revoke::answer(self, &request).await,
             Endpoint::Introspect => endpoint::introspect::answer(self, &request).await,
+            Endpoint::UserInfo => endpoint::userinfo::answer(self, &request),
             Endpoint::Jwks => endpoint::jwks::answer(self, &request),
             Endpoint::Metadata => endpoint::metadata::answer(self, &request),
             // It has no end, so that it is not for whoever waits for one.

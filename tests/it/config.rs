@@ -175,6 +175,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("id: spa", "id: spa, secret_hash: hunter2", &["30:18: issuer.clients[0].secret_hash: not a hash; make one with `sidegate hash-password`"]),
     ("[refresh_token]", "[authorization_code]", &["30:7: issuer.clients[0].redirect_uris: missing: authorization_code sends browsers back; redirect_uris: [https://app.example.com/callback]"]),
     ("[refresh_token]", "[authorization_code], redirect_uris: [http://app.example.com/cb]", &["30:64: issuer.clients[0].redirect_uris[0]: plain http is for loopback alone (127.0.0.1, [::1], localhost): a code would travel readable"]),
+    ("{ lifetime: 5m, audience: api }\n  refresh_token: { idle_lifetime: 14d }\n  clients:\n    - { id: spa, grants: [refresh_token] }", "{ lifetime: 5m, audience: api, algorithm: HS256 }\n  clients:\n    - { id: spa, grants: [authorization_code], scopes: [openid], redirect_uris: [http://127.0.0.1/] }", &["27:48: issuer.access_token.algorithm: clients with the scope openid verify ID tokens, and nobody but this process has this key; take ES256"]),
     ("[refresh_token]", "[authorisation_code]", &[r#"30:27: issuer.clients[0].grants[0]: must be authorization_code, refresh_token or client_credentials; did you mean "authorization_code"?"#]),
     ("[refresh_token]", "[refresh_token], consent: never", &["30:43: issuer.clients[0].consent: must be ask or skip"]),
     ("  refresh_token: {", "  login: { color: blue }\n  refresh_token: {", &[r##"28:12: issuer.login.color: must be a colour of the form "#0b57d0""##]),

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     config::{error::one_of, file, path::Path, raw, report::Report},
-    issuer::{AccessToken, Config, KeysConfig, Lifetimes, MASTER_KEY_BYTES, RefreshToken, StoreConfig, private_key_in},
+    issuer::{
+        AccessToken, Config, GrantType, KeysConfig, Lifetimes, MASTER_KEY_BYTES, OPENID, RefreshToken, StoreConfig,
+        private_key_in,
+    },
     store::OnRollback,
     token::{
         Algorithm,
@@ -76,6 +79,15 @@ pub(super) fn check(
     let login = login::check(report, &at.key("login"), raw.login);
     let mut demo = Vec::new();
     let clients = client::check_all(report, &at.key("clients"), raw.clients, &mut demo);
+    let wants_id_tokens = clients
+        .iter()
+        .flatten()
+        .any(|client| client.grants.contains(&GrantType::AuthorizationCode) && client.scopes.contains(OPENID));
+    if wants_id_tokens && algorithm.is_some_and(Algorithm::is_symmetric) {
+        let message =
+            "clients with the scope openid verify ID tokens, and nobody but this process has this key; take ES256";
+        report.error(&at.key("access_token").key("algorithm"), message);
+    }
     let users = user::check_wherever(report, &at.key("users"), raw.users, &mut demo);
     let over_tls = matches!(feed, Some(Some((_, false))));
     let feed_at = over_tls.then_some(feed_at);

@@ -36,6 +36,7 @@ struct Ask {
     state: Option<Box<str>>,
     scopes: Box<str>,
     challenge: Option<[u8; 32]>,
+    nonce: Option<Box<str>>,
     prompt: Prompt,
     /// How long ago the login may be, in seconds.
     max_age: Option<u64>,
@@ -207,6 +208,7 @@ async fn begin(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, for
         state: form.get(Param::State).map(Into::into),
         scopes: Box::default(),
         challenge: None,
+        nonce: form.get(Param::Nonce).map(Into::into),
         prompt: Prompt::default(),
         max_age: None,
         login_hint: form.get(Param::LoginHint).unwrap_or_default().into(),
@@ -348,6 +350,7 @@ async fn grant(issuer: &Issuer, request: &Request<Bytes>, client: &Client, ask: 
         client: ask.client.clone(),
         redirect_uri: ask.redirect_uri.clone(),
         challenge: ask.challenge,
+        nonce: ask.nonce.clone(),
         subject: subject.as_str().into(),
         scopes: scopes.to_string().into(),
         login: login.session.id,

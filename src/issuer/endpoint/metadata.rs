@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use super::{AUTHORIZE, INTROSPECT, JWKS, REVOKE, TOKEN};
+use super::{AUTHORIZE, INTROSPECT, JWKS, REVOKE, TOKEN, USERINFO};
 use crate::issuer::{Client, Config, GrantType, Issuer};
 
 /// For how long anybody may keep it: it changes with the configuration alone.
@@ -48,6 +48,17 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
         document["response_modes_supported"] = json!(["query"]);
         document["code_challenge_methods_supported"] = json!(["S256"]);
         document["authorization_response_iss_parameter_supported"] = true.into();
+    }
+    if config.has_id_tokens() {
+        document["userinfo_endpoint"] = format!("{url}{USERINFO}").into();
+        document["subject_types_supported"] = json!(["public"]);
+        document["id_token_signing_alg_values_supported"] = json!([config.access_token.algorithm.name()]);
+        document["scopes_supported"] = json!(["openid", "profile"]);
+        document["claims_supported"] =
+            json!(["iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "sid", "preferred_username"]);
+        document["prompt_values_supported"] = json!(["none", "login", "consent", "select_account"]);
+        document["request_parameter_supported"] = false.into();
+        document["request_uri_parameter_supported"] = false.into();
     }
     // Nobody else may ask.
     if !confidential.is_empty() {

@@ -8,13 +8,14 @@ pub(super) mod logout;
 pub(super) mod metadata;
 pub(super) mod revoke;
 pub(super) mod token;
+pub(super) mod userinfo;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::error::refusal;
+use super::{Config, error::refusal};
 use crate::types::{IssuerUrl, Visitor};
 
 /// What the issuer serves.
@@ -34,9 +35,11 @@ pub enum Endpoint {
     Revoke,
     /// RFC 7662.
     Introspect,
+    /// OpenID Connect Core §5.3.
+    UserInfo,
     /// RFC 7517 §5.
     Jwks,
-    /// RFC 8414.
+    /// RFC 8414, and OpenID Connect Discovery §4 where clients can ask for ID tokens.
     Metadata,
     /// The revocation log, for other processes of ours.
     Feed,
@@ -46,9 +49,9 @@ pub enum Endpoint {
 pub(super) struct Paths(Vec<(Box<str>, Endpoint)>);
 
 impl Paths {
-    /// `browsers` says whether any client sends browsers here, `feed` whether others may follow the revocation log.
-    pub(super) fn new(url: &IssuerUrl, browsers: bool, feed: bool) -> Self {
-        let base = base_path(url);
+    /// What nobody can use is not there.
+    pub(super) fn new(config: &Config) -> Self {
+        let base = base_path(&config.url);
         let mut paths = vec![
             (format!("{base}{TOKEN}").into(), Endpoint::Token),
             (format!("{base}{REVOKE}").into(), Endpoint::Revoke),
@@ -57,7 +60,7 @@ impl Paths {
             // The well-known name goes between host and path (RFC 8414 §3.1).
             (format!("/.well-known/oauth-authorization-server{base}").into(), Endpoint::Metadata),
         ];
-        if browsers {
+        if config.has_browsers() {
             paths.extend([
                 (format!("{base}{AUTHORIZE}").into(), Endpoint::Authorize),
                 (format!("{base}{LOG_IN}").into(), Endpoint::LogIn),
@@ -65,7 +68,13 @@ impl Paths {
                 (format!("{base}{LOG_OUT}").into(), Endpoint::LogOut),
             ]);
         }
-        if feed {
+        if config.has_id_tokens() {
+            paths.extend([
+                (format!("{base}{USERINFO}").into(), Endpoint::UserInfo),
+                (format!("{base}/.well-known/openid-configuration").into(), Endpoint::Metadata),
+            ]);
+        }
+        if config.feed_credential.is_some() {
             paths.push((format!("{base}{FEED}").into(), Endpoint::Feed));
         }
         Self(paths)
@@ -82,6 +91,7 @@ const CONSENT: &str = "/oauth/consent";
 const LOG_OUT: &str = "/oauth/logout";
 const TOKEN: &str = "/oauth/token";
 const FEED: &str = "/oauth/revocations";
+const USERINFO: &str = "/oauth/userinfo";
 const REVOKE: &str = "/oauth/revoke";
 const INTROSPECT: &str = "/oauth/introspect";
 const JWKS: &str = "/.well-known/jwks.json";

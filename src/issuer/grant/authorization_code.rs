@@ -10,6 +10,7 @@ use crate::{
         code::{self, Kept},
         error::Error,
         form::{Form, Param},
+        id_token::Authentication,
         ledger::Cause,
         user,
     },
@@ -72,9 +73,7 @@ pub(in crate::issuer) async fn grant(
         (None, Some(_)) => return Err(refused("no_code_challenge", None)),
     }
     // Whoever has logged out since, or been logged out, has not meant it any more.
-    if issuer.login_record(kept.login).await?.is_none() {
-        return Err(refused("logged_out", None));
-    }
+    let Some(login) = issuer.login_record(kept.login).await? else { return Err(refused("logged_out", None)) };
     let subject = Subject::new(&*kept.subject);
     let users = issuer.users.load_full();
     let Some(user) = users.active(&subject).filter(|_| subject.part() == id.part()) else {
@@ -96,7 +95,15 @@ pub(in crate::issuer) async fn grant(
         session: Some(session.id),
         claims: Some(&user.claims),
     };
-    Granted::new(issuer, client, &grant, refresh_token, now)
+    let granted = Granted::new(issuer, client, &grant, refresh_token, now)?;
+    let login = Authentication {
+        at: login.opened,
+        nonce: kept.nonce.as_deref(),
+        session: session.id,
+        access_token: &granted.access_token,
+    };
+    let id_token = issuer.id_token(client, user, &scopes, &login, now)?;
+    Ok(Granted { id_token, ..granted })
 }
 
 /// RFC 7636 §4.1.

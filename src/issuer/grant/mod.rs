@@ -29,6 +29,9 @@ pub(super) struct Granted {
     refresh_token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<String>,
+    /// OpenID Connect Core §3.1.3.3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id_token: Option<String>,
 }
 
 impl Granted {
@@ -45,6 +48,7 @@ impl Granted {
             expires_in: issuer.access_lifetime(client).as_secs(),
             refresh_token,
             scope: Some(grant.scopes.to_string()).filter(|scope| !scope.is_empty()),
+            id_token: None,
         })
     }
 }

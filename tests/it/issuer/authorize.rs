@@ -30,6 +30,12 @@ async fn rig_with(change: impl FnOnce(&mut Config)) -> Rig {
                 ..client("own", Some(sha256("generated")), &[Code, Refresh])
             },
             Client { redirect_uris: uris(&[BACK]), consent: Consent::Skip, ..client("short", None, &[Code]) },
+            Client {
+                redirect_uris: uris(&[BACK]),
+                consent: Consent::Skip,
+                scopes: Scopes::from_values(["openid", "profile", "read"]),
+                ..client("oidc", None, &[Code, Refresh])
+            },
             Client { disabled: true, redirect_uris: uris(&[BACK]), ..client("gone", None, &[Code]) },
         ]);
         change(config);
@@ -586,4 +592,91 @@ async fn the_metadata_says_what_there_is() {
     let metadata = plain.send(Request::get(path).body(Bytes::new()).unwrap()).await.json();
     assert_eq!(metadata.get("authorization_endpoint"), None);
     assert!(plain.issuer.endpoint("/oauth/authorize").is_none());
+}
+
+/// Asks at the userinfo endpoint.
+async fn userinfo(rig: &Rig, authorization: &str) -> Answer {
+    let request = Request::get("/oauth/userinfo").header(header::AUTHORIZATION, authorization);
+    rig.send(request.body(Bytes::new()).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_client_that_asks_who_it_is_gets_an_id_token_and_no_gateway_takes_that() {
+    let rig = rig().await;
+    let answer = Browser::new(&rig).logged_in(&asks("oidc", "&nonce=n-0S6%26WzA2Mj&scope=openid+read")).await;
+    rig.pass(30 * SECOND);
+    let code = &back(&answer, BACK)["code"];
+    let request = format!("grant_type=authorization_code&client_id=oidc&code={code}&code_verifier={VERIFIER}");
+    let tokens = rig.token(None, &request).await.tokens();
+    let id_token = tokens.body["id_token"].as_str().unwrap();
+    assert_eq!(part(id_token, 0)["typ"], "JWT");
+    assert_eq!(part(id_token, 0)["kid"], part(&tokens.access, 0)["kid"]);
+    let hash = digest::digest(&digest::SHA256, tokens.access.as_bytes());
+    assert_eq!(
+        claims(id_token),
+        json!({
+            "iss": URL, "sub": "user-alice", "aud": "oidc", "iat": START + 30, "exp": START + 330, "auth_time": START,
+            "nonce": "n-0S6&WzA2Mj", "at_hash": URL_SAFE_NO_PAD.encode(&hash.as_ref()[..16]), "sid": tokens.sid(),
+            "roles": ["admin"],
+        })
+    );
+    // Of a refresh nobody has logged in.
+    let refreshed = rig.refresh_as("oidc", &tokens.refresh).await.tokens();
+    assert!(refreshed.body.get("id_token").is_none());
+    // Who did not ask gets none.
+    let answer = Browser::new(&rig).logged_in(&asks("oidc", "&scope=read")).await;
+    let code = &back(&answer, BACK)["code"];
+    let request = format!("grant_type=authorization_code&client_id=oidc&code={code}&code_verifier={VERIFIER}");
+    let plain = rig.token(None, &request).await.tokens();
+    assert!(plain.body.get("id_token").is_none());
+
+    assert_eq!(
+        userinfo(&rig, &format!("Bearer {}", tokens.access)).await.json(),
+        json!({ "sub": "user-alice", "roles": ["admin"] })
+    );
+    let lacking = userinfo(&rig, &format!("bearer {}", plain.access)).await;
+    assert_eq!((lacking.status().as_u16(), &lacking.json()["error"]), (403, &json!("insufficient_scope")));
+    let challenge = lacking.header(header::WWW_AUTHENTICATE).unwrap();
+    assert!(challenge.starts_with("Bearer ") && challenge.contains("scope=\"openid\""), "{challenge}");
+    for wrong in [id_token, "x", &tokens.refresh, ""] {
+        let refused = userinfo(&rig, &format!("Bearer {wrong}")).await;
+        assert_eq!((refused.status().as_u16(), &refused.json()["error"]), (401, &json!("invalid_token")), "{wrong}");
+    }
+    let refused = userinfo(&rig, &app()).await;
+    assert_eq!(refused.header(header::WWW_AUTHENTICATE), Some("Bearer realm=\"sidegate\""));
+    rig.ban("session", &tokens.sid()).await.unwrap();
+    assert_eq!(userinfo(&rig, &format!("Bearer {}", tokens.access)).await.status(), 401);
+}
+
+#[tokio::test]
+async fn a_profile_has_what_a_user_is_called() {
+    let rig = rig().await;
+    let answer = Browser::new(&rig).logged_in(&asks("oidc", "&scope=openid+profile")).await;
+    let code = &back(&answer, BACK)["code"];
+    let request = format!("grant_type=authorization_code&client_id=oidc&code={code}&code_verifier={VERIFIER}");
+    let tokens = rig.token(None, &request).await.tokens();
+    assert_eq!(claims(tokens.body["id_token"].as_str().unwrap())["preferred_username"], "alice");
+    let about = userinfo(&rig, &format!("Bearer {}", tokens.access)).await;
+    assert_eq!(about.json()["preferred_username"], "alice");
+    about.assert_not_kept();
+    // Long after the token is over.
+    rig.pass(301 * SECOND);
+    assert_eq!(userinfo(&rig, &format!("Bearer {}", tokens.access)).await.status(), 401);
+}
+
+#[tokio::test]
+async fn discovery_is_there_where_clients_can_ask_for_id_tokens() {
+    let rig = rig().await;
+    let discovered =
+        rig.send(Request::get("/.well-known/openid-configuration").body(Bytes::new()).unwrap()).await.json();
+    assert_eq!(discovered["issuer"], URL);
+    assert_eq!(discovered["userinfo_endpoint"], format!("{URL}/oauth/userinfo"));
+    assert_eq!(discovered["id_token_signing_alg_values_supported"], json!(["ES256"]));
+    assert_eq!(discovered["subject_types_supported"], json!(["public"]));
+    for required in ["authorization_endpoint", "token_endpoint", "jwks_uri", "response_types_supported"] {
+        assert!(discovered.get(required).is_some(), "{required}");
+    }
+    let rig = rig_with(|config| config.clients.retain(|client| client.id.as_str() != "oidc")).await;
+    assert!(rig.issuer.endpoint("/.well-known/openid-configuration").is_none());
+    assert!(rig.issuer.endpoint("/oauth/userinfo").is_none());
 }
