@@ -76,7 +76,12 @@ impl Issuer {
 
     /// Signs an access token. `now` is read before the store is asked: the store reckons from its own, later moment how
     /// long a revocation of the session has to last.
-    pub(super) fn access_token(&self, client: &Client, grant: &Grant<'_>, now: Timestamp) -> Result<String, Error> {
+    pub(super) async fn access_token(
+        &self,
+        client: &Client,
+        grant: &Grant<'_>,
+        now: Timestamp,
+    ) -> Result<String, Error> {
         let jti = uuid::Uuid::now_v7().simple().to_string();
         let claims = Claims {
             users: grant.claims,
@@ -92,7 +97,7 @@ impl Issuer {
             began: grant.began,
         };
         let signer = self.ring.signer();
-        let token = signer.sign("at+jwt", &claims)?;
+        let token = self.signing.sign(&signer, "at+jwt", &claims).await?;
         let (grant_type, visitor) = grant.asked;
         let facts = Facts {
             client: Some(&client.id),

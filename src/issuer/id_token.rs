@@ -30,7 +30,7 @@ pub(super) struct Authentication<'a> {
 
 impl Issuer {
     /// The ID token for a client that has asked for one.
-    pub(super) fn id_token(
+    pub(super) async fn id_token(
         &self,
         client: &Client,
         user: &User,
@@ -55,7 +55,7 @@ impl Issuer {
         if let Some(nonce) = login.nonce {
             claims.insert("nonce".into(), nonce.into());
         }
-        Ok(Some(self.ring.signer().sign("JWT", &claims)?))
+        Ok(Some(self.signing.sign(&self.ring.signer(), "JWT", &claims).await?))
     }
 }
 

@@ -19,6 +19,7 @@ mod password;
 mod redirect;
 mod revoke;
 mod session;
+mod signing;
 mod user;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -54,6 +55,7 @@ use self::{
     pages::Look,
     password::Passwords,
     session::RefreshTokens,
+    signing::Signing,
     user::Users,
 };
 use crate::{
@@ -92,6 +94,7 @@ pub struct Issuer {
     browsers: Browsers,
     look: Look,
     ring: Arc<Ring>,
+    signing: Signing,
     /// Knows our own access tokens, for whoever revokes one or asks about it.
     own: Verifier,
     ledger: Ledger,
@@ -188,6 +191,7 @@ impl Issuer {
             own: own_tokens(&config, ring.live().clone()),
             metadata: endpoint::metadata::document(&config).into(),
             ring,
+            signing: Signing::new(),
             ledger,
             freshness,
             longest,
@@ -233,14 +237,12 @@ impl Issuer {
     }
 
     /// Whether an answer holds up the thread that makes it no longer than a request that is forwarded does. Passwords are
-    /// hashed and the embedded store is written on other threads, so that what is left is a signature, or the verification of
-    /// one. A connection to Redis is made by whoever finds none, and belongs on the issuer's own runtime, so that it outlives
-    /// who has asked for it.
+    /// hashed, signatures that take their time are made and the embedded store is written on other threads, so that what is
+    /// left is a quick signature, or the verification of one. A connection to Redis is made by whoever finds none, and belongs
+    /// on the issuer's own runtime, so that it outlives who has asked for it.
     pub fn is_quick(&self, endpoint: Endpoint) -> bool {
         match endpoint {
-            Endpoint::Token | Endpoint::Introspect => {
-                matches!(self.config.store, StoreConfig::Embedded) && self.ring.signer().is_quick()
-            }
+            Endpoint::Token | Endpoint::Introspect => matches!(self.config.store, StoreConfig::Embedded),
             Endpoint::Jwks | Endpoint::Metadata | Endpoint::UserInfo => true,
             Endpoint::Authorize
             | Endpoint::LogIn

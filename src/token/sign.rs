@@ -34,6 +34,9 @@ struct Header<'a> {
     typ: &'a str,
 }
 
+/// A JWT of [`Signer::prepare`] that lacks its signature.
+pub struct Unsigned(String);
+
 enum Pair {
     Ec(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
@@ -99,6 +102,14 @@ impl Signer {
     /// # Errors
     /// When the claims are no JSON object, or the primitive fails; neither happens with a key that [`Signer::new`] took.
     pub fn sign(&self, typ: &str, claims: &impl serde::Serialize) -> Result<String, KeyError> {
+        self.finish(self.prepare(typ, claims)?)
+    }
+
+    /// All of [`Signer::sign`] but the signature.
+    ///
+    /// # Errors
+    /// When the claims are no JSON object.
+    pub fn prepare(&self, typ: &str, claims: &impl serde::Serialize) -> Result<Unsigned, KeyError> {
         let unwritable = |e| KeyError(format!("claims that are no JSON: {e}"));
         let header = Header { alg: self.algorithm.name(), kid: &self.kid, typ };
         let (header, claims) =
@@ -107,6 +118,14 @@ impl Signer {
         URL_SAFE_NO_PAD.encode_string(header, &mut token);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(claims, &mut token);
+        Ok(Unsigned(token))
+    }
+
+    /// The signature.
+    ///
+    /// # Errors
+    /// When the primitive fails, which does not happen with a key that [`Signer::new`] took.
+    pub fn finish(&self, Unsigned(mut token): Unsigned) -> Result<String, KeyError> {
         let signature = self.signature(token.as_bytes())?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);

@@ -74,7 +74,7 @@ async fn grant<'a>(
     }
     match grant_type {
         GrantType::AuthorizationCode => grant::authorization_code::grant(issuer, client, &form, visitor).await,
-        GrantType::ClientCredentials => grant::client_credentials::grant(issuer, client, &form, visitor),
+        GrantType::ClientCredentials => grant::client_credentials::grant(issuer, client, &form, visitor).await,
         GrantType::Password => grant::password::grant(issuer, client, &form, visitor).await,
         GrantType::RefreshToken => grant::refresh::grant(issuer, client, &form, visitor).await,
     }

@@ -95,14 +95,14 @@ pub(in crate::issuer) async fn grant(
         session: Some(session.id),
         claims: Some(&user.claims),
     };
-    let granted = Granted::new(issuer, client, &grant, refresh_token, now)?;
+    let granted = Granted::new(issuer, client, &grant, refresh_token, now).await?;
     let login = Authentication {
         at: login.opened,
         nonce: kept.nonce.as_deref(),
         session: session.id,
         access_token: &granted.access_token,
     };
-    let id_token = issuer.id_token(client, user, &scopes, &login, now)?;
+    let id_token = issuer.id_token(client, user, &scopes, &login, now).await?;
     Ok(Granted { id_token, ..granted })
 }
 

@@ -9,7 +9,7 @@ use crate::issuer::{
 };
 use crate::types::Visitor;
 
-pub(in crate::issuer) fn grant(
+pub(in crate::issuer) async fn grant(
     issuer: &Issuer,
     client: &Client,
     form: &Form,
@@ -24,5 +24,5 @@ pub(in crate::issuer) fn grant(
     let subject = format!("{CLIENT_SUBJECT}{}", client.id);
     let asked = (GrantType::ClientCredentials, visitor);
     let grant = Grant { asked, subject: &subject, scopes: &scopes, session: None, began, claims: None };
-    Granted::new(issuer, client, &grant, None, issuer.clock.now())
+    Granted::new(issuer, client, &grant, None, issuer.clock.now()).await
 }

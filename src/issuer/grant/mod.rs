@@ -35,7 +35,7 @@ pub(super) struct Granted {
 }
 
 impl Granted {
-    fn new(
+    async fn new(
         issuer: &Issuer,
         client: &Client,
         grant: &Grant<'_>,
@@ -43,7 +43,7 @@ impl Granted {
         now: Timestamp,
     ) -> Result<Self, Error> {
         Ok(Self {
-            access_token: issuer.access_token(client, grant, now)?,
+            access_token: issuer.access_token(client, grant, now).await?,
             token_type: "Bearer",
             expires_in: issuer.access_lifetime(client).as_secs(),
             refresh_token,

@@ -44,5 +44,5 @@ pub(in crate::issuer) async fn grant(
         session: session.map(|session| session.id),
         claims: Some(&user.claims),
     };
-    Granted::new(issuer, client, &grant, refresh_token, now)
+    Granted::new(issuer, client, &grant, refresh_token, now).await
 }

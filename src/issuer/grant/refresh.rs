@@ -43,6 +43,7 @@ pub(in crate::issuer) async fn grant(
         requested_scopes(form, &still_allowed(client, &session))?;
     }
 
+    issuer.signing.turn().await;
     let now = issuer.clock.now();
     let (outcome, session) = match issuer.ledger.rotate(presented, rules(issuer, client), visitor.clone()).await? {
         Rotation::Rotated(session) => (Refresh::Rotated, session),
@@ -83,7 +84,7 @@ pub(in crate::issuer) async fn grant(
         began: session.began,
         claims: Some(&user.claims),
     };
-    Granted::new(issuer, client, &grant, Some(issuer.refresh_tokens.issue(&session)), now)
+    Granted::new(issuer, client, &grant, Some(issuer.refresh_tokens.issue(&session)), now).await
 }
 
 fn tell_refused(issuer: &Issuer, outcome: Refresh, facts: Facts<'_>) {
