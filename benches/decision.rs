@@ -19,11 +19,11 @@ use std::{
 };
 
 use aws_lc_rs::{
-    hmac,
+    digest, hmac,
     signature::{self, ParsedPublicKey, RsaPublicKeyComponents},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::Method;
 use serde_json::{Value, json};
 use sidegate::{
@@ -38,6 +38,7 @@ use sidegate::{
     token::{
         Identity,
         cache::{TokenCache, Verified},
+        dpop::{Proofs, Shown, Target},
         keys::KeySet,
         live::LiveKeys,
         provider::{Config, KeySource, Profile},
@@ -217,6 +218,47 @@ fn cache(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A proof that comes with a token which is remembered (RFC 9449): what such a request costs beside one without.
+fn proofs(criterion: &mut Criterion) {
+    let now = Timestamp::from_secs(tokens::now());
+    let target = Target { scheme: "https", authority: "api.example.com", path: "/orders/7" };
+    for alg in ["ES256", "EdDSA", "RS256"] {
+        let (key, token) = (TestKey::new(alg, "k"), TestKey::new("ES256", "k").good());
+        let jwk = tokens::changed(key.jwk(), json!({ "kid": null, "alg": null }));
+        let header = json!({ "typ": "dpop+jwt", "alg": alg, "jwk": jwk });
+        let ath = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, token.as_bytes()));
+        let thumbprint: [u8; 32] =
+            digest::digest(&digest::SHA256, jwk.to_string().as_bytes()).as_ref().try_into().unwrap();
+        let mut next = 0;
+        let mut proof = || {
+            next += 1;
+            let claims = json!({ "jti": format!("{next}-4d1f-8c5e"), "htm": "GET", "htu": "https://api.example.com/orders/7",
+                                 "iat": now.as_secs(), "ath": ath });
+            key.token(&header, &claims)
+        };
+        let (raw, made) = (Raw::new(&key.jwk()), proof());
+        let (signed, signature) = made.rsplit_once('.').unwrap();
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        let proofs = Proofs::new(None, false);
+        let mut group = criterion.benchmark_group(format!("proof {alg}"));
+        group.bench_function("aws-lc", |bencher| {
+            bencher.iter(|| raw.verify(black_box(signed.as_bytes()), &signature));
+        });
+        group.bench_function("check", |bencher| {
+            bencher.iter_batched(
+                &mut proof,
+                |made| {
+                    let (proof, access_token) = (made.as_bytes(), Some(token.as_bytes()));
+                    let shown = Shown { proof, method: "GET", target, access_token, key: Some(&thumbprint) };
+                    proofs.check(&shown, now).unwrap()
+                },
+                BatchSize::SmallInput,
+            );
+        });
+        group.finish();
+    }
+}
+
 fn paths(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("path");
     for (name, path) in [("plain", "/api/v1/customers/4711/orders"), ("encoded", "/api/v1/caf%C3%A9/%7Ex/orders%20all")]
@@ -238,6 +280,8 @@ fn any_route(path: PathPattern) -> Route {
         audiences: Vec::new(),
         scopes: Scopes::default(),
         claims: Vec::new(),
+        resource: None,
+        bound: false,
         claim_headers: Vec::new(),
         forward_token: true,
         legacy_query_token: false,
@@ -297,5 +341,5 @@ fn policy(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(decision, verification, revoked, cache, paths, routes, policy);
+criterion_group!(decision, verification, proofs, revoked, cache, paths, routes, policy);
 criterion_main!(decision);

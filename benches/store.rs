@@ -47,6 +47,8 @@ fn new_session(n: usize) -> NewSession {
         access_lifetime: Duration::from_secs(300),
         remembered: false,
         max_sessions: None,
+        resources: Box::default(),
+        key: None,
         visitor: Visitor { address: "192.0.2.17".into(), agent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0)".into() },
     }
 }
@@ -56,6 +58,8 @@ async fn refresh(store: &Store, session: SessionId, generation: u32) -> u32 {
         rotate: true,
         reuse_interval: Duration::ZERO,
         retry_window: None,
+        bound_retry_window: None,
+        key: None,
         idle_lifetime: 14 * DAY,
         remembered_idle_lifetime: 14 * DAY,
         access_lifetime: Duration::from_secs(300),

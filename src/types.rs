@@ -256,6 +256,9 @@ pub struct Credential<'a> {
     pub dated: Option<u64>,
 }
 
+/// The SHA-256 by which a key (RFC 7638) or a certificate (RFC 8705 §3.1) is known.
+pub type Thumbprint = [u8; 32];
+
 /// A value that must not be seen: no `Display`, a `Debug` that hides it, no `==` that takes longer the nearer a guess is,
 /// wiped when dropped.
 #[derive(Clone)]

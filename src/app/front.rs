@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     gateway::{self, Gateway},
-    http::{Body, HeadFault, Peer, RequestBody},
+    http::{Body, ClientCertificate, HeadFault, Peer, RequestBody},
     issuer::{self, Endpoint, Issuer, MAX_FORM_BYTES},
     server::Handler,
     store::Visitor,
@@ -52,7 +52,7 @@ impl Handler for Front {
             Some((issuer, endpoint)) => {
                 let address = self.gateway.client_address(request.headers(), peer);
                 let visitor = Visitor::new(address, request.headers());
-                self.ask(issuer, endpoint, request, visitor).await
+                self.ask(issuer, endpoint, request, (visitor, peer.certificate.clone())).await
             }
             None => self.gateway.handle(request, peer).await,
         }
@@ -67,13 +67,16 @@ impl Front {
         issuer: &Arc<Issuer>,
         endpoint: Endpoint,
         request: Request<RequestBody>,
-        visitor: Visitor,
+        (visitor, certificate): (Visitor, Option<Arc<ClientCertificate>>),
     ) -> Response<Body> {
         let started = std::time::Instant::now();
         let _in_flight = self.recorder.request_started();
         let method = request.method().clone();
         let (mut head, body) = request.into_parts();
         head.extensions.insert(visitor);
+        if let Some(certificate) = certificate {
+            head.extensions.insert(certificate);
+        }
         let response = match Limited::new(body, MAX_FORM_BYTES).collect().await {
             Ok(form) => {
                 let (issuer, request) = (issuer.clone(), Request::from_parts(head, form.to_bytes()));

@@ -34,6 +34,7 @@ use crate::{
         log,
     },
     token::{
+        dpop::Proofs,
         live::LiveKeys,
         provider::{KeySource, OnStart},
         remote::Remote,
@@ -208,9 +209,11 @@ impl App {
             (None, Some(issuer)) => issuer.freshness(),
             (None, None) => None,
         };
+        let needs_nonces = config.gateway.needs_nonces;
+        let proofs = issuer.as_ref().map_or_else(|| Arc::new(Proofs::new(None, needs_nonces)), |it| it.proofs());
         let gateway = Arc::new(Gateway::new(
             config.gateway,
-            verifier,
+            (verifier, proofs),
             (revocations, freshness),
             clock,
             metrics.clone(),

@@ -6,6 +6,7 @@ use http::{HeaderMap, Uri, header, uri::PathAndQuery};
 
 use super::{
     config::{Auth, Route},
+    possession::{self, Scheme, Sender},
     reject::Rejection,
 };
 use crate::{
@@ -13,7 +14,9 @@ use crate::{
     revocation::Revocations,
     telemetry::Recorder,
     token::{
+        Identity,
         cache::{TokenCache, Verified},
+        dpop::Proofs,
         verify::{Refusal, Refused, Verifier},
     },
 };
@@ -24,6 +27,16 @@ pub(super) struct Authenticator {
     pub(super) revocations: Arc<Revocations>,
     pub(super) clock: Clock,
     pub(super) cache: TokenCache,
+    pub(super) proofs: Arc<Proofs>,
+}
+
+/// Whom a request speaks for, and what its client should know.
+#[derive(Default)]
+pub(super) struct Authenticated {
+    /// `None` where the route lets it come without a token.
+    pub(super) identity: Option<Rc<Verified>>,
+    /// A nonce for the client's next proof.
+    pub(super) nonce: Option<Box<str>>,
 }
 
 impl Authenticator {
@@ -32,19 +45,19 @@ impl Authenticator {
     pub(super) async fn authenticate(
         &self,
         route: &Route,
-        headers: &HeaderMap,
+        sender: &Sender<'_>,
         uri: &mut Uri,
         recorder: &Recorder,
-    ) -> Result<Option<Rc<Verified>>, Rejection> {
+    ) -> Result<Authenticated, Rejection> {
         if route.auth == Auth::None {
-            return Ok(None);
+            return Ok(Authenticated::default());
         }
         let in_query = if route.legacy_query_token { take_query_token(uri)? } else { None };
-        let token = match (bearer(headers)?, &in_query) {
+        let (scheme, token) = match (credentials(sender.headers)?, &in_query) {
             (Some(_), Some(_)) => return Err(Rejection::TwoTokens),
-            (Some(token), None) => token,
-            (None, Some(token)) => token.as_bytes(),
-            (None, None) if route.auth == Auth::Optional => return Ok(None),
+            (Some(credentials), None) => credentials,
+            (None, Some(token)) => (Scheme::Bearer, token.as_bytes()),
+            (None, None) if route.auth == Auth::Optional => return Ok(Authenticated::default()),
             (None, None) => return Err(Rejection::NoToken),
         };
         let mut identified = self.identify(token, recorder);
@@ -55,10 +68,20 @@ impl Authenticator {
         {
             identified = self.verify(token, self.clock.now(), self.revocations.generation());
         }
-        identified.map(Some).map_err(|refusal| {
+        let identity = identified.map_err(|refusal| {
             recorder.token_rejected(refusal.provider, refusal.why.reason());
             Rejection::Token(refusal.why)
-        })
+        })?;
+        let Identity { confirmation, provider, .. } = &identity.identity;
+        if confirmation.is_none() && !route.bound && scheme == Scheme::Bearer {
+            return Ok(Authenticated { identity: Some(identity), nonce: None });
+        }
+        let shown = (scheme, token, confirmation);
+        let nonce = possession::check(route, &self.proofs, shown, sender, uri, self.clock.now()).map_err(|why| {
+            recorder.token_rejected(Some(*provider), why.reason());
+            Rejection::Unheld(why)
+        })?;
+        Ok(Authenticated { identity: Some(identity), nonce })
     }
 
     fn identify(&self, token: &[u8], recorder: &Recorder) -> Result<Rc<Verified>, Refusal> {
@@ -105,8 +128,9 @@ impl Authenticator {
     }
 }
 
-/// The token of the one `Authorization: Bearer` field (RFC 6750 §2.1); `None` without the field.
-fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Rejection> {
+/// The token of the one `Authorization` field, by the scheme Bearer (RFC 6750 §2.1) or DPoP (RFC 9449 §7.1); `None` without
+/// the field.
+fn credentials(headers: &HeaderMap) -> Result<Option<(Scheme, &[u8])>, Rejection> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let field = match (fields.next(), fields.next()) {
         (None, _) => return Ok(None),
@@ -114,12 +138,17 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Rejection> {
         (Some(_), Some(_)) => return Err(Rejection::TwoTokens),
     };
     // RFC 9110 §11.1: the scheme in any case, then one or more spaces.
-    let Some((scheme, rest)) = field.split_at_checked(7) else { return Err(Rejection::NotBearer) };
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return Err(Rejection::NotBearer);
-    }
+    let after = |name: &[u8]| match field.split_at_checked(name.len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(name) => Some(rest),
+        _ => None,
+    };
+    let (scheme, rest) = match (after(b"bearer "), after(b"dpop ")) {
+        (Some(rest), _) => (Scheme::Bearer, rest),
+        (None, Some(rest)) => (Scheme::Dpop, rest),
+        (None, None) => return Err(Rejection::NotBearer),
+    };
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
-    if rest.len() == spaces { Err(Rejection::NotBearer) } else { Ok(Some(&rest[spaces..])) }
+    if rest.len() == spaces { Err(Rejection::NotBearer) } else { Ok(Some((scheme, &rest[spaces..]))) }
 }
 
 /// Takes `access_token` out of the query (RFC 6750 §2.3), so that it reaches neither the upstream nor a log.

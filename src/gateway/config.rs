@@ -23,6 +23,8 @@ pub struct Config {
     pub max_token_bytes: usize,
     /// How many bytes of verified tokens each worker remembers; 0 remembers none.
     pub token_cache_bytes: usize,
+    /// Whether each DPoP proof needs a nonce (RFC 9449 §9); otherwise those whose time says nothing.
+    pub needs_nonces: bool,
     /// The `realm` of challenges (RFC 9110 §11.5).
     pub realm: Arc<str>,
 }
@@ -46,10 +48,14 @@ pub struct Route {
     pub providers: Vec<usize>,
     /// Where not empty: the token must be meant for one of these as well.
     pub audiences: Vec<Audience>,
+    /// Under what URL clients know what it guards (RFC 9728 §1.2), if they can find out whose tokens that takes.
+    pub resource: Option<Audience>,
     /// All of these scopes are needed.
     pub scopes: Scopes,
     /// All of these claims are needed.
     pub claims: Vec<ClaimRule>,
+    /// Whether a token has to be bound to its client's key or certificate, so that whoever has stolen it has nothing.
+    pub bound: bool,
     /// Identity headers that the upstream is given.
     pub claim_headers: Vec<ClaimHeader>,
     /// Whether `Authorization` goes on to the upstream.
@@ -354,11 +360,12 @@ impl Route {
         };
         let methods: Vec<_> = self.methods.iter().map(Method::as_str).collect();
         let methods = if methods.is_empty() { String::new() } else { format!("{} ", methods.join(",")) };
+        let token = if self.bound { "bound token" } else { "token" };
         let needs = match self.auth {
             Auth::None => "no token".to_owned(),
             Auth::Optional => "token if any".to_owned(),
-            Auth::Required if self.scopes.is_empty() => "token".to_owned(),
-            Auth::Required => format!("token with scope {}", self.scopes),
+            Auth::Required if self.scopes.is_empty() => token.to_owned(),
+            Auth::Required => format!("{token} with scope {}", self.scopes),
         };
         format!("{:<10} {methods}{path}  ({needs}) -> {upstream}", self.name)
     }

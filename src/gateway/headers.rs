@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     authorize::Permit,
     config::{ClaimHeader, Config},
+    possession::DPOP,
 };
 use crate::{
     http::{OWN_COOKIES, Peer},
@@ -160,6 +161,7 @@ pub(super) fn to_upstream(
     remove_where(headers, |name| reserved.holds(name) || !peer_is_trusted && is_forwarding(name));
     if !permit.route().forward_token {
         headers.remove(header::AUTHORIZATION);
+        headers.remove(DPOP);
     }
     remove_own_cookies(headers);
     if takes_trailers {

@@ -9,7 +9,9 @@ mod exchange;
 mod grpc;
 mod head;
 mod headers;
+mod metadata;
 pub mod path;
+mod possession;
 pub mod rate;
 mod readings;
 mod reject;
@@ -33,14 +35,16 @@ use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::{
-    authenticate::Authenticator,
+    authenticate::{Authenticated, Authenticator},
     authorize::authorize,
     config::{Auth, Config, Oddities, OnStale, Route},
     headers::Reserved,
+    metadata::Documents,
     path::Ambiguous,
+    possession::Sender,
     rate::RateLimits,
     readings::Path,
-    reject::Rejection,
+    reject::{Challenge, Rejection},
     streams::Streams,
     turns::Turns,
     upstream::{Care, Forwarder, Patience, Upstream},
@@ -51,7 +55,7 @@ use crate::{
     http::{Body, Peer, RequestBody},
     revocation::{Freshness, Revocations},
     telemetry::{Decision, Metrics, Outcome, Recorder, log},
-    token::{cache::TokenCache, verify::Verifier},
+    token::{cache::TokenCache, dpop::Proofs, verify::Verifier},
 };
 
 /// What all workers of a gateway share; none of it changes while it serves, but for what is counted.
@@ -60,10 +64,12 @@ pub struct Gateway {
     reserved: Arc<Reserved>,
     /// What any route allows of paths with several readings.
     allow_paths: Oddities,
+    documents: Documents,
     rates: RateLimits,
     upstreams: Vec<Arc<Upstream>>,
     _care: Care,
     verifier: Arc<Verifier>,
+    proofs: Arc<Proofs>,
     revocations: Arc<Revocations>,
     /// Up to when they are known; `None` where they are made here.
     freshness: Option<Arc<Freshness>>,
@@ -83,7 +89,7 @@ impl Gateway {
     /// control runtime, which looks after the upstreams.
     pub fn new(
         config: Config,
-        verifier: Verifier,
+        (verifier, proofs): (Verifier, Arc<Proofs>),
         (revocations, freshness): (Arc<Revocations>, Option<Arc<Freshness>>),
         clock: Clock,
         metrics: Metrics,
@@ -96,13 +102,15 @@ impl Gateway {
         let (upstreams, care) = upstream::start(&config.upstreams, demo, &metrics);
         let verifier = Arc::new(verifier);
         Self {
-            config,
             reserved,
             allow_paths,
+            documents: Documents::new(&config.routes, &verifier.issuers().cloned().collect::<Vec<_>>()),
+            config,
             rates,
             upstreams,
             _care: care,
             verifier,
+            proofs,
             revocations,
             freshness,
             clock,
@@ -141,6 +149,7 @@ impl Gateway {
                 revocations: self.revocations.clone(),
                 clock: self.clock.clone(),
                 cache: TokenCache::new(self.config.token_cache_bytes),
+                proofs: self.proofs.clone(),
             },
             forwarders: self.upstreams.iter().map(forwarder).collect(),
             streams: Rc::default(),
@@ -197,10 +206,12 @@ pub struct Worker {
 #[derive(Default)]
 struct Trail {
     route: Option<usize>,
-    /// Whether it was a preflight, which Sidegate answers itself.
-    answered: bool,
+    /// What it was, where Sidegate answers it itself: a preflight, or a request for metadata.
+    answered: Option<&'static str>,
     /// Where the request came from, if its route has a rule about that.
     origin: Option<HeaderValue>,
+    /// A nonce for the client's next proof.
+    nonce: Option<Box<str>>,
     /// When the upstream had answered; the clock need not be read twice.
     ended: Option<Instant>,
 }
@@ -224,11 +235,16 @@ impl Worker {
         let mut status = None;
         let passed = self.pass(request, is_grpc, peer, started, &mut trail).await;
         let (mut response, decision, reason) = match passed {
-            Ok(response) if trail.answered => (response, Decision::Answered, "preflight"),
-            Ok(response) => (response, Decision::Allowed, "ok"),
+            Ok(response) => match trail.answered {
+                Some(what) => (response, Decision::Answered, what),
+                None => (response, Decision::Allowed, "ok"),
+            },
             Err(rejection) => {
                 let decision = if rejection.after_decision() { Decision::Allowed } else { Decision::Denied };
-                let mut response = rejection.response(&self.gateway.config.realm, accept.as_ref());
+                let route = trail.route.map(|route| &self.gateway.config.routes[route]);
+                let realm = &self.gateway.config.realm;
+                let challenge = Challenge { realm, route };
+                let mut response = rejection.response(&challenge, accept.as_ref());
                 status = Some(response.status());
                 if is_grpc {
                     response = grpc::refusal(&response, rejection.description());
@@ -242,9 +258,12 @@ impl Worker {
         // A refusal of gRPC is a 200 that says otherwise; what is counted is what it means.
         let status = status.unwrap_or(response.status());
         if let Some(rule) = trail.route.and_then(|route| self.gateway.config.routes[route].cors.as_ref())
-            && !trail.answered
+            && trail.answered.is_none()
         {
             cors::decorate(rule, trail.origin.as_ref(), response.headers_mut());
+        }
+        if let Some(nonce) = trail.nonce.as_deref().and_then(|nonce| HeaderValue::try_from(nonce).ok()) {
+            response.headers_mut().insert(reject::DPOP_NONCE, nonce);
         }
         let outcome = Outcome { route: trail.route, decision, reason, status };
         self.recorder.request_ended(&method, outcome, trail.ended.unwrap_or_else(Instant::now) - started);
@@ -269,6 +288,10 @@ impl Worker {
         if let Some(response) = self.preflight(&request, &host, &path, trail) {
             return Ok(response);
         }
+        if let Some(response) = gateway.documents.find(request.method(), &host, request.uri().path()) {
+            trail.answered = Some("metadata");
+            return Ok(response);
+        }
         // However it is asked for, a WebSocket is something that one gets.
         let method = if websocket.is_some() { &Method::GET } else { request.method() };
         let found = self.route(&host, &path, method).map_err(Rejection::AmbiguousPath)?;
@@ -285,7 +308,10 @@ impl Worker {
             return Err(Rejection::Stale);
         }
         let mut uri = std::mem::take(request.uri_mut());
-        let identity = self.authenticator.authenticate(route, request.headers(), &mut uri, &self.recorder).await?;
+        let sender = Sender { method: request.method(), headers: request.headers(), peer, proxies };
+        let authenticated = self.authenticator.authenticate(route, &sender, &mut uri, &self.recorder).await?;
+        let Authenticated { identity, nonce } = authenticated;
+        trail.nonce = nonce;
         let who = identity.as_deref().map(|verified| &verified.identity);
         gateway.rates.count_identified(index, who, || address(request.headers())).map_err(Rejection::RateLimited)?;
         *request.uri_mut() = uri;
@@ -332,7 +358,7 @@ impl Worker {
         let method = cors::preflight_method(request)?;
         let (index, Route { cors, .. }) = self.route(host, path, &method).ok()??;
         let rule = cors.as_ref()?;
-        *trail = Trail { route: Some(index), answered: true, ..Trail::default() };
+        *trail = Trail { route: Some(index), answered: Some("preflight"), ..Trail::default() };
         Some(cors::preflight(rule, request.headers().get(header::ORIGIN)))
     }
 

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::{authorize::Denial, path::Ambiguous, upstream::UpstreamFailure};
+use super::{
+    authorize::Denial, config::Route, metadata, path::Ambiguous, possession::Unheld, upstream::UpstreamFailure,
+};
 use crate::{
     http::{Body, HeadFault},
-    token::verify::Refused,
+    token::{dpop, verify::Refused},
     types::Scopes,
 };
 
@@ -38,18 +40,31 @@ pub(super) enum Rejection {
     BodyTooLarge,
     /// The route needs a token, and there is none.
     NoToken,
-    /// `Authorization` is of another scheme than Bearer.
+    /// `Authorization` is of another scheme than Bearer and DPoP.
     NotBearer,
     /// A token in two places, or two in one.
     TwoTokens,
     /// The token is no good.
     Token(Refused),
+    /// The token is good, but whoever sends it does not show that it is theirs.
+    Unheld(Unheld),
     /// What was revoked of late is not known, and the route wants that.
     Stale,
     /// The token is good, but not for this route; with the scopes the route asks for.
     Denied(Denial, Scopes),
     /// The request was let through, and the upstream failed it.
     Upstream(UpstreamFailure),
+}
+
+/// Where nonces are given to clients (RFC 9449 §8).
+pub(super) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+
+/// What a challenge says besides why (RFC 9110 §11.6.1).
+pub(super) struct Challenge<'a> {
+    /// The `realm`.
+    pub(super) realm: &'a str,
+    /// What the request came to.
+    pub(super) route: Option<&'a Route>,
 }
 
 /// An error as the client sees it (RFC 6750 §3.1, RFC 6749 §5.2).
@@ -81,6 +96,7 @@ impl Rejection {
             Self::NotBearer => "not_bearer",
             Self::TwoTokens => "two_tokens",
             Self::Token(refused) => refused.reason(),
+            Self::Unheld(why) => why.reason(),
             Self::Stale => "revocations_stale",
             Self::Denied(Denial::Anonymous, _) => "no_token",
             Self::Denied(Denial::WrongProvider, _) => "provider_wrong",
@@ -142,7 +158,9 @@ impl Rejection {
                 answer(StatusCode::PAYLOAD_TOO_LARGE, "content_too_large", "The request's body is too large.")
             }
             Self::NoToken | Self::Denied(Denial::Anonymous, _) => no_token,
-            Self::NotBearer => Answer { description: "This needs an access token, by the Bearer scheme.", ..no_token },
+            Self::NotBearer => {
+                Answer { description: "This needs an access token, by the Bearer or the DPoP scheme.", ..no_token }
+            }
             Self::TwoTokens => invalid_request("The request carries more than one access token."),
             // Nothing is known against the token.
             Self::Stale => answer(
@@ -167,6 +185,7 @@ impl Rejection {
                 Refused::NotYetValid | Refused::IssuedInFuture => "The access token provided is not valid yet.",
                 Refused::WrongAudience => "The access token provided is meant for another service.",
                 Refused::UnsupportedAlgorithm
+                | Refused::UnknownConfirmation
                 | Refused::UnknownCritical
                 | Refused::KeyInHeader
                 | Refused::WrongType
@@ -179,6 +198,16 @@ impl Rejection {
                 | Refused::KeysUnavailable
                 | Refused::BadSignature => "The access token provided is invalid.",
             }),
+            Self::Unheld(Unheld::Proof(why, _)) => answer(StatusCode::UNAUTHORIZED, why.code(), why.description()),
+            Self::Unheld(Unheld::NotBound) => {
+                invalid_token("The access token provided is not bound to its client, and has to be.")
+            }
+            Self::Unheld(Unheld::NoProof) => {
+                invalid_token("The access token provided is bound to a key, and needs a DPoP proof.")
+            }
+            Self::Unheld(Unheld::NoCertificate | Unheld::WrongCertificate) => {
+                invalid_token("The access token provided is bound to another certificate.")
+            }
             Self::Denied(Denial::WrongProvider | Denial::WrongAudience, _) => {
                 invalid_token("The access token provided is meant for another service.")
             }
@@ -214,13 +243,22 @@ impl Rejection {
     }
 
     /// `WWW-Authenticate` for a 401, or a 403 about scopes (RFC 6750 §3). Without a token there is no error code in it.
-    fn challenge(&self, realm: &str, answer: &Answer) -> Option<HeaderValue> {
+    fn challenge(&self, challenge: &Challenge<'_>, answer: &Answer) -> Option<HeaderValue> {
         let Answer { error, description, .. } = answer;
-        let text = match self {
-            Self::NoToken | Self::NotBearer | Self::Denied(Denial::Anonymous, _) => format!("Bearer realm=\"{realm}\""),
+        let Challenge { realm, route } = challenge;
+        // A client that has shown a proof, or should, is answered in its own scheme (RFC 9449 §7.1).
+        let dpop = match self {
+            Self::Unheld(why) => !matches!(why, Unheld::NoCertificate | Unheld::WrongCertificate),
+            _ => route.is_some_and(|route| route.bound),
+        };
+        let scheme = if dpop { "DPoP" } else { "Bearer" };
+        let mut text = match self {
+            Self::NoToken | Self::NotBearer | Self::Denied(Denial::Anonymous, _) => {
+                format!("{scheme} realm=\"{realm}\"")
+            }
             Self::Denied(Denial::MissingScope, scopes) => {
                 format!(
-                    "Bearer realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\", scope=\"{scopes}\""
+                    "{scheme} realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\", scope=\"{scopes}\""
                 )
             }
             Self::Token(Refused::KeysUnavailable)
@@ -236,16 +274,27 @@ impl Rejection {
             | Self::RateLimited(_)
             | Self::BodyTooLarge
             | Self::Upstream(_) => return None,
-            Self::Token(_) | Self::TwoTokens | Self::Denied(..) => {
-                format!("Bearer realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\"")
+            Self::Token(_) | Self::Unheld(_) | Self::TwoTokens | Self::Denied(..) => {
+                format!("{scheme} realm=\"{realm}\", error=\"{error}\", error_description=\"{description}\"")
             }
         };
+        if let Some(Route { resource: Some(resource), scopes, .. }) = route {
+            // RFC 9728 §5.1; and for whoever has no token yet, what to ask for (RFC 6750 §3).
+            text += &format!(", resource_metadata=\"{}\"", metadata::url_of(resource));
+            if !scopes.is_empty() && !matches!(self, Self::Denied(Denial::MissingScope, _)) {
+                text += &format!(", scope=\"{scopes}\"");
+            }
+        }
+        if dpop {
+            let algorithms: Vec<_> = dpop::ALGORITHMS.iter().map(|algorithm| algorithm.name()).collect();
+            text += &format!(", algs=\"{}\"", algorithms.join(" "));
+        }
         // Realm and scopes were checked for quotes when the configuration was read.
         HeaderValue::try_from(text).ok()
     }
 
     /// The response: JSON, or the same words as a page for a browser that asks for one.
-    pub(super) fn response(&self, realm: &str, accept: Option<&HeaderValue>) -> Response<Body> {
+    pub(super) fn response(&self, challenge: &Challenge<'_>, accept: Option<&HeaderValue>) -> Response<Body> {
         let answer = self.answer();
         let (kind, text) = if wants_html(accept) {
             ("text/html; charset=utf-8", page(&answer))
@@ -260,8 +309,13 @@ impl Rejection {
         if answer.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if let Some(challenge) = self.challenge(realm, &answer) {
+        if let Some(challenge) = self.challenge(challenge, &answer) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Self::Unheld(Unheld::Proof(_, Some(nonce))) = self
+            && let Ok(nonce) = HeaderValue::try_from(&**nonce)
+        {
+            headers.insert(DPOP_NONCE, nonce);
         }
         if let Self::RateLimited(wait) = self {
             // Rounded up: who comes a moment too early has come in vain.

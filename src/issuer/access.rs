@@ -9,7 +9,7 @@ use super::{Client, GrantType, Issuer, error::Error};
 use crate::{
     clock::Timestamp,
     telemetry::audit::{Event, Facts},
-    token::BEGAN_CLAIM,
+    token::{BEGAN_CLAIM, Confirmation},
     types::{Position, Scopes, SessionId, Visitor},
 };
 
@@ -56,10 +56,14 @@ pub const RESERVED_CLAIMS: [&str; 30] = [
 pub(super) struct Grant<'a> {
     /// What was asked for, and from where.
     pub(super) asked: (GrantType, &'a Visitor),
+    /// What it is bound to.
+    pub(super) bound_to: Confirmation,
     /// Whom it speaks for.
     pub(super) subject: &'a str,
     /// What it allows.
     pub(super) scopes: &'a Scopes,
+    /// What it is for; empty: what all are for.
+    pub(super) resources: &'a [Box<str>],
     /// The session that ends it.
     pub(super) session: Option<SessionId>,
     /// Where the revocation log stood when the session began, or before the token was asked for.
@@ -86,7 +90,11 @@ impl Issuer {
         let claims = Claims {
             users: grant.claims,
             iss: self.config.url.as_str(),
-            aud: self.config.access_token.audience.as_str(),
+            aud: match grant.resources {
+                [] => Audiences::One(self.config.access_token.audience.as_str()),
+                [one] => Audiences::One(one),
+                several => Audiences::Several(several),
+            },
             sub: grant.subject,
             client_id: client.id.as_str(),
             iat: now.as_secs(),
@@ -95,6 +103,7 @@ impl Issuer {
             scope: Some(grant.scopes).filter(|scopes| !scopes.is_empty()),
             sid: grant.session,
             began: grant.began,
+            bound_to: grant.bound_to,
         };
         let signer = self.ring.signer();
         let token = self.signing.sign(&signer, "at+jwt", &claims).await?;
@@ -114,11 +123,19 @@ impl Issuer {
     }
 }
 
+/// RFC 7519 §4.1.3: one is a string.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Audiences<'a> {
+    One(&'a str),
+    Several(&'a [Box<str>]),
+}
+
 /// What a token says, written as it is gathered: a grant makes thousands of them a second.
 struct Claims<'a> {
     users: Option<&'a Map<String, Value>>,
     iss: &'a str,
-    aud: &'a str,
+    aud: Audiences<'a>,
     sub: &'a str,
     client_id: &'a str,
     iat: u64,
@@ -127,6 +144,7 @@ struct Claims<'a> {
     scope: Option<&'a Scopes>,
     sid: Option<SessionId>,
     began: Position,
+    bound_to: Confirmation,
 }
 
 impl Serialize for Claims<'_> {
@@ -139,7 +157,7 @@ impl Serialize for Claims<'_> {
             }
         }
         map.serialize_entry("iss", self.iss)?;
-        map.serialize_entry("aud", self.aud)?;
+        map.serialize_entry("aud", &self.aud)?;
         map.serialize_entry("sub", self.sub)?;
         map.serialize_entry("client_id", self.client_id)?;
         map.serialize_entry("iat", &self.iat)?;
@@ -150,6 +168,9 @@ impl Serialize for Claims<'_> {
         }
         if let Some(session) = self.sid {
             map.serialize_entry("sid", &session.to_string())?;
+        }
+        if !self.bound_to.is_none() {
+            map.serialize_entry("cnf", &self.bound_to)?;
         }
         map.serialize_entry(BEGAN_CLAIM, &self.began.to_string())?;
         map.end()

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     store::Digest,
     token::keys::KeyError,
-    types::{SessionId, Subject},
+    types::{SessionId, Subject, Thumbprint},
 };
 
 /// How long one is good for.
@@ -20,7 +20,7 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(60);
 const PREFIX: &str = "sgc1.";
 const BYTES: usize = 32;
 /// The version byte in front of what is kept.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What is kept under a code until it comes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,10 @@ pub(super) struct Kept {
     pub(super) scopes: Box<str>,
     /// What the client wants to find again in an ID token.
     pub(super) nonce: Option<Box<str>>,
+    /// The key that its client will show (RFC 9449 §10).
+    pub(super) key: Option<Thumbprint>,
+    /// What it was asked for (RFC 8707 §2.1).
+    pub(super) resources: Box<[Box<str>]>,
     /// The login at the browser that it was given to.
     pub(super) login: SessionId,
 }

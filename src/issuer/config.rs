@@ -39,6 +39,8 @@ pub struct Config {
     pub users: Vec<User>,
     /// Where those come from that take their place while it runs; `None`: nobody does.
     pub users_file: Option<UsersFile>,
+    /// Whether each DPoP proof needs a nonce (RFC 9449 §8); otherwise those whose time says nothing.
+    pub needs_nonces: bool,
     /// The other issuers whose tokens the gateway takes, and how long those live at the most, leeway included, where that is
     /// known: what is to be revoked has to be remembered for as long.
     pub others: Vec<(IssuerUrl, Option<Duration>)>,
@@ -74,8 +76,10 @@ pub struct AccessToken {
     pub lifetime: Duration,
     /// What they are signed with.
     pub algorithm: Algorithm,
-    /// Their `aud`.
+    /// Their `aud`, where nothing else is asked for.
     pub audience: Audience,
+    /// What else they can be for, when a client asks for that (RFC 8707).
+    pub resources: Vec<Audience>,
 }
 
 /// Refresh tokens and the sessions behind them.
@@ -142,6 +146,10 @@ pub struct Client {
     pub scopes: Scopes,
     /// Whether a refresh makes a new refresh token. Always so for public clients (RFC 9700 §4.14.2).
     pub rotate: bool,
+    /// Whether it gets no access token but one that is bound to its key (RFC 9449 §5.2).
+    pub dpop_bound_access_tokens: bool,
+    /// Whether its access tokens are bound to the certificate that it shows (RFC 8705 §3.4).
+    pub tls_client_certificate_bound_access_tokens: bool,
     /// A disabled client is none: it cannot authenticate, and what it has been given ends.
     pub disabled: bool,
     /// Lifetime of its access tokens where it differs from the issuer's.

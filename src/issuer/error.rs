@@ -6,7 +6,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-use crate::{store::Unavailable, token::keys::KeyError};
+use super::possession::DPOP_NONCE;
+use crate::{
+    store::Unavailable,
+    token::{dpop::Unproved, keys::KeyError},
+};
 
 /// Why a request was not granted, and whose fault it is.
 #[derive(Debug)]
@@ -23,6 +27,10 @@ pub(super) enum Error {
     UnsupportedGrantType,
     /// More was asked for than can be had.
     InvalidScope(&'static str),
+    /// A token was asked for something that none is made for, or that was not granted (RFC 8707 §2).
+    InvalidTarget,
+    /// What a client shows does not prove that it holds a key; with a nonce where another proof would (RFC 9449 §5, §8).
+    Unproved(Unproved, Option<Box<str>>),
     /// Too many passwords wait to be looked at: ours, and it passes.
     Busy,
     /// The store could not answer: ours, and never a reason to call a token bad.
@@ -54,6 +62,8 @@ impl Error {
             Self::UnauthorizedClient => "unauthorized_client",
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::InvalidScope(_) => "invalid_scope",
+            Self::InvalidTarget => "invalid_target",
+            Self::Unproved(why, _) => why.code(),
             Self::Busy | Self::Unavailable(_) => "temporarily_unavailable",
             Self::Internal(_) => "server_error",
         }
@@ -71,11 +81,18 @@ impl Error {
             Self::Busy | Self::Unavailable(_) => {
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
             }
+            Self::Unproved(_, Some(nonce)) => {
+                if let Ok(nonce) = HeaderValue::try_from(&**nonce) {
+                    response.headers_mut().insert(DPOP_NONCE, nonce);
+                }
+            }
             Self::InvalidClient(Tried::Body)
+            | Self::Unproved(_, None)
             | Self::InvalidRequest(_)
             | Self::InvalidGrant(_)
             | Self::UnauthorizedClient
             | Self::UnsupportedGrantType
+            | Self::InvalidTarget
             | Self::InvalidScope(_)
             | Self::Internal(_) => {}
         }
@@ -93,6 +110,8 @@ impl Error {
             | Self::InvalidGrant(_)
             | Self::UnauthorizedClient
             | Self::UnsupportedGrantType
+            | Self::InvalidTarget
+            | Self::Unproved(..)
             | Self::InvalidScope(_) => {}
         }
     }
@@ -104,6 +123,8 @@ impl Error {
             | Self::InvalidGrant(_)
             | Self::UnauthorizedClient
             | Self::UnsupportedGrantType
+            | Self::InvalidTarget
+            | Self::Unproved(..)
             | Self::InvalidScope(_) => StatusCode::BAD_REQUEST,
             Self::Busy | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -116,11 +137,13 @@ impl Error {
             Self::Busy => "too_many_passwords",
             Self::Unavailable(_) => "store_unavailable",
             Self::Internal(_) => "internal",
+            Self::Unproved(why, _) => why.reason(),
             Self::InvalidRequest(_)
             | Self::InvalidClient(_)
             | Self::InvalidGrant(_)
             | Self::UnauthorizedClient
             | Self::UnsupportedGrantType
+            | Self::InvalidTarget
             | Self::InvalidScope(_) => self.description(),
         }
     }
@@ -134,6 +157,8 @@ impl Error {
             Self::InvalidGrant(why) | Self::InvalidScope(why) => why,
             Self::UnauthorizedClient => "The client is not allowed to use this grant type.",
             Self::UnsupportedGrantType => "The grant type is not supported.",
+            Self::InvalidTarget => "The resource is not one that this token can be for.",
+            Self::Unproved(why, _) => why.description(),
             Self::Busy | Self::Unavailable(_) => "The server cannot answer at the moment; try again.",
             Self::Internal(_) => "The server failed.",
         }

@@ -17,6 +17,7 @@ pub(super) enum Param {
     Password,
     RefreshToken,
     Scope,
+    Resource,
     Token,
     TokenTypeHint,
     ResponseType,
@@ -31,6 +32,7 @@ pub(super) enum Param {
     MaxAge,
     LoginHint,
     Nonce,
+    DpopJkt,
     Request,
     RequestUri,
     /// What shows that a form came from a page of ours, and what that was about.
@@ -40,7 +42,7 @@ pub(super) enum Param {
 }
 
 impl Param {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 27] = [
         Self::GrantType,
         Self::ClientId,
         Self::ClientSecret,
@@ -48,6 +50,7 @@ impl Param {
         Self::Password,
         Self::RefreshToken,
         Self::Scope,
+        Self::Resource,
         Self::Token,
         Self::TokenTypeHint,
         Self::ResponseType,
@@ -62,6 +65,7 @@ impl Param {
         Self::MaxAge,
         Self::LoginHint,
         Self::Nonce,
+        Self::DpopJkt,
         Self::Request,
         Self::RequestUri,
         Self::Ticket,
@@ -77,6 +81,7 @@ impl Param {
             Self::Password => "password",
             Self::RefreshToken => "refresh_token",
             Self::Scope => "scope",
+            Self::Resource => "resource",
             Self::Token => "token",
             Self::TokenTypeHint => "token_type_hint",
             Self::ResponseType => "response_type",
@@ -91,10 +96,20 @@ impl Param {
             Self::MaxAge => "max_age",
             Self::LoginHint => "login_hint",
             Self::Nonce => "nonce",
+            Self::DpopJkt => "dpop_jkt",
             Self::Request => "request",
             Self::RequestUri => "request_uri",
             Self::Ticket => "ticket",
             Self::Decision => "decision",
+        }
+    }
+
+    /// How often it may stand.
+    const fn most(self) -> usize {
+        match self {
+            // RFC 8707 §2.
+            Self::Resource => 8,
+            _ => 1,
         }
     }
 
@@ -107,9 +122,15 @@ impl Param {
             | Self::ResponseType
             | Self::ResponseMode
             | Self::CodeChallenge
+            | Self::DpopJkt
             | Self::CodeChallengeMethod => 128,
             Self::ClientId | Self::Username | Self::Code | Self::CodeVerifier | Self::Prompt | Self::LoginHint => 256,
-            Self::ClientSecret | Self::Password | Self::RefreshToken | Self::RedirectUri | Self::Nonce => 1024,
+            Self::ClientSecret
+            | Self::Password
+            | Self::RefreshToken
+            | Self::RedirectUri
+            | Self::Nonce
+            | Self::Resource => 1024,
             Self::Scope | Self::State | Self::RequestUri => 4096,
             Self::Token | Self::Request | Self::Ticket => super::MAX_TOKEN_BYTES,
         }
@@ -142,7 +163,7 @@ impl Form {
         let mut form = Self(Vec::with_capacity(8));
         for (name, value) in form_urlencoded::parse(text) {
             let Some(param) = Param::ALL.into_iter().find(|param| param.name() == name) else { continue };
-            if form.0.iter().any(|(known, _)| *known == param) {
+            if form.all(param).count() >= param.most() {
                 return Err(param.fault("is repeated"));
             }
             check(param, &value)?;
@@ -154,6 +175,11 @@ impl Form {
     /// A parameter. One without a value counts as left out (RFC 6749 §3.2).
     pub(super) fn get(&self, param: Param) -> Option<&str> {
         self.0.iter().find(|(known, _)| *known == param).map(|(_, value)| &**value).filter(|value| !value.is_empty())
+    }
+
+    /// All values of a parameter that may stand several times.
+    pub(super) fn all(&self, param: Param) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(known, _)| *known == param).map(|(_, value)| &**value)
     }
 
     /// A parameter that must be there.

@@ -259,6 +259,7 @@ impl Ledger {
                 Rotation::Revoked(revocation) => inner.remember(revocation),
                 Rotation::Rotated(_)
                 | Rotation::Replayed(_)
+                | Rotation::WrongKey
                 | Rotation::LoggedOut
                 | Rotation::Expired
                 | Rotation::Unknown => {}

@@ -16,6 +16,7 @@ mod ledger;
 mod migrate;
 mod pages;
 mod password;
+mod possession;
 mod redirect;
 mod revoke;
 mod session;
@@ -64,6 +65,7 @@ use crate::{
     store::{self, DataFolder, LockError, RedisOpenError, Store, Unavailable},
     telemetry::{FeedMetrics, Metrics, audit::Audit},
     token::{
+        dpop::Proofs,
         keys::KeyError,
         live::LiveKeys,
         provider::{self, KeySource, Profile},
@@ -100,6 +102,8 @@ pub struct Issuer {
     ledger: Ledger,
     /// Up to when the revocation log is known, where others add to it as well.
     freshness: Option<Arc<Freshness>>,
+    /// What clients' proofs are checked with, and those that come to the gateway.
+    proofs: Arc<Proofs>,
     /// How long access tokens live at the most, those of an earlier configuration included.
     longest: Duration,
     /// What anybody may read, made once.
@@ -194,6 +198,7 @@ impl Issuer {
             signing: Signing::new(),
             ledger,
             freshness,
+            proofs: Arc::new(Proofs::new(Some(&master), config.needs_nonces)),
             longest,
             config,
             clock,
@@ -217,6 +222,11 @@ impl Issuer {
     /// The keys that verify its access tokens.
     pub fn keys(&self) -> Arc<LiveKeys> {
         self.ring.live().clone()
+    }
+
+    /// What proofs of possession are checked with: a nonce that was given out here is good at the gateway.
+    pub fn proofs(&self) -> Arc<Proofs> {
+        self.proofs.clone()
     }
 
     /// Up to when the revocation log is known, where other processes add to it as well.
@@ -337,7 +347,7 @@ fn own_tokens(config: &Config, keys: Arc<LiveKeys>) -> Verifier {
     let own = provider::Config {
         name: "issuer".into(),
         issuer: config.url.clone(),
-        audiences: vec![config.access_token.audience.clone()],
+        audiences: [&config.access_token.audience].into_iter().chain(&config.access_token.resources).cloned().collect(),
         algorithms: vec![config.access_token.algorithm],
         leeway: store::MAX_LEEWAY,
         profile: Profile::Rfc9068,

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::{
     clock::{Clock, Timestamp},
-    types::{ClientId, Position, Scopes, SessionId, Subject},
+    types::{ClientId, Position, Scopes, SessionId, Subject, Thumbprint},
 };
 
 pub use embedded::{BackupError, Copied, Embedded, OpenError, RestoreError, restore};
@@ -346,6 +346,10 @@ pub struct NewSession {
     pub remembered: bool,
     /// How many live sessions its subject may have with this one; `None`: any number.
     pub max_sessions: Option<u32>,
+    /// The key that its refresh tokens are bound to (RFC 9449 §5), for a client that shows nothing else.
+    pub key: Option<Thumbprint>,
+    /// What its access tokens are for (RFC 8707), where that was said.
+    pub resources: Box<[Box<str>]>,
     /// Who opens it.
     pub visitor: Visitor,
 }
@@ -467,6 +471,10 @@ pub struct Session {
     pub generation: u32,
     /// Where the revocation log stood when it began.
     pub began: Position,
+    /// The key that its refresh tokens are bound to.
+    pub key: Option<Thumbprint>,
+    /// What its access tokens are for, where that was said.
+    pub resources: Box<[Box<str>]>,
 }
 
 /// A refresh token whose HMAC has been found right for the client that presents it.
@@ -489,6 +497,10 @@ pub struct RotationRules {
     /// How long the generation just superseded still yields the current one: an answer that was lost. `None`: for as
     /// long as the session lives.
     pub retry_window: Option<Duration>,
+    /// The same where the session is bound to a key, which whoever has stolen the token does not have.
+    pub bound_retry_window: Option<Duration>,
+    /// The key that whoever presents it has shown.
+    pub key: Option<Thumbprint>,
     /// How far a refresh moves the idle expiry.
     pub idle_lifetime: Duration,
     /// The same of a session that is to be remembered.
@@ -524,6 +536,8 @@ pub enum Rotation {
     Revoked(Revocation),
     /// An epoch has ended whatever had begun before it, this session with it.
     LoggedOut,
+    /// The session is bound to another key than was shown. Nothing moved.
+    WrongKey,
     /// The session's idle or absolute lifetime is over.
     Expired,
     /// There is no such session.

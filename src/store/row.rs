@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    types::{ClientId, Position, Scopes, SessionId, Subject},
+    types::{ClientId, Position, Scopes, SessionId, Subject, Thumbprint},
 };
 
 /// How many superseded generations are remembered: as many tabs as can sensibly race.
@@ -20,7 +20,7 @@ const REMEMBERED: usize = 4;
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// The version byte in front of every row. Another one is refused, never guessed at.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// One session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,10 @@ pub(super) struct Row {
     ended: Option<Ended>,
     /// From where it was opened, then from where it was refreshed last; never empty.
     visits: Vec<Visit>,
+    /// The key that its refresh tokens are bound to. Rows of version 3 end before it.
+    key: Option<Thumbprint>,
+    /// What its access tokens are for, where that was said.
+    resources: Box<[Box<str>]>,
 }
 
 /// The revocation that ended a session: when, and its number in the log.
@@ -68,6 +72,8 @@ impl Row {
             began,
             ended: None,
             visits: vec![Visit { from: now, last: now, refreshes: 0, visitor: new.visitor.clone() }],
+            key: new.key,
+            resources: new.resources.clone(),
         }
     }
 
@@ -89,6 +95,9 @@ impl Row {
         }
         if now >= self.refresh_until() {
             return Rotation::Expired;
+        }
+        if self.key.is_some() && self.key != rules.key {
+            return Rotation::WrongKey;
         }
         if presented == self.generation {
             return self.advance(id, presented, rules, visitor, now);
@@ -176,6 +185,8 @@ impl Row {
     /// that the two never differ.
     pub(super) fn standing(&self, token: Presented, rules: &RotationRules, now: Timestamp) -> Option<Standing> {
         let Presented { session: id, generation } = token;
+        // Whoever only asks shows no key.
+        let rules = &RotationRules { key: self.key, ..*rules };
         match self.clone().rotate(id, generation, rules, &Visitor::default(), now, 0) {
             Rotation::Rotated(_) | Rotation::Replayed(_) => Some(Standing {
                 session: self.session(id),
@@ -185,6 +196,7 @@ impl Row {
             Rotation::Reused(_)
             | Rotation::RolledBack(_)
             | Rotation::Revoked(_)
+            | Rotation::WrongKey
             | Rotation::LoggedOut
             | Rotation::Expired
             | Rotation::Unknown => None,
@@ -222,6 +234,8 @@ impl Row {
             scopes: Scopes::from_values(self.scopes.split(' ').filter(|scope| !scope.is_empty())),
             generation: self.generation,
             began: self.began,
+            key: self.key,
+            resources: self.resources.clone(),
         }
     }
 
@@ -255,7 +269,8 @@ impl Row {
         };
         // A window of zero is no window, not one of a millisecond.
         let within = |window: Duration| !window.is_zero() && elapsed <= window;
-        within(rules.reuse_interval) || (last && rules.retry_window.is_none_or(within))
+        let retry_window = if self.key.is_some() { rules.bound_retry_window } else { rules.retry_window };
+        within(rules.reuse_interval) || (last && retry_window.is_none_or(within))
     }
 
     /// Tokens go out with it, to this visitor.
@@ -285,10 +300,53 @@ pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(value, vec![VERSION]).expect("our own types have a known length, and a Vec takes all of it")
 }
 
+fn read<T: for<'a> Deserialize<'a>>(row: &[u8]) -> Result<T, Unavailable> {
+    postcard::from_bytes(row).map_err(|_| Unavailable("a row of it is damaged".into()))
+}
+
 /// Reads what [`encode`] wrote.
 pub(super) fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, Unavailable> {
     match bytes {
-        [VERSION, row @ ..] => postcard::from_bytes(row).map_err(|_| Unavailable("a row of it is damaged".into())),
+        [VERSION, row @ ..] => read(row),
+        // It ended before the key of a session and its resources: none, which are zeros. What other rows say ends before that.
+        [3, row @ ..] => read(&[row, &[0, 0]].concat()),
         _ => Err(Unavailable("a row of it has another version".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_version_3_is_one_without_a_key() {
+        let subject = Subject::new("alice");
+        let new = NewSession {
+            id: SessionId::generate(&subject),
+            client: ClientId::new("app"),
+            subject,
+            scopes: Scopes::default(),
+            idle_lifetime: Duration::from_secs(60),
+            absolute_lifetime: Duration::from_secs(60),
+            access_lifetime: Duration::from_secs(60),
+            remembered: false,
+            max_sessions: None,
+            key: None,
+            resources: Box::default(),
+            visitor: Visitor::default(),
+        };
+        let row = Row::open(&new, Timestamp::from_secs(1), Position::default());
+        let mut bytes = encode(&row);
+        assert_eq!((bytes.pop(), bytes.pop()), (Some(0), Some(0)));
+        bytes[0] = 3;
+        assert_eq!(decode::<Row>(&bytes).unwrap(), row);
+        let bound = Row { key: Some([7; 32]), ..row };
+        assert_eq!(decode::<Row>(&encode(&bound)).unwrap(), bound);
+        let ended = Ended { at: Timestamp::from_secs(2), number: 9 };
+        let mut bytes = encode(&ended);
+        bytes[0] = 3;
+        assert_eq!(decode::<Ended>(&bytes).unwrap(), ended);
+        bytes[0] = 5;
+        assert!(decode::<Ended>(&bytes).is_err());
     }
 }

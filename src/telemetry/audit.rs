@@ -114,6 +114,8 @@ pub enum Refresh {
     Unknown,
     /// It was not made here, or not for this client.
     Forged,
+    /// Its session is bound to another key than was shown.
+    WrongKey,
     /// Its user is gone or disabled: the session is over.
     UserGone,
 }
@@ -132,6 +134,7 @@ impl Refresh {
             Self::Expired => "expired",
             Self::Unknown => "unknown",
             Self::Forged => "forged",
+            Self::WrongKey => "wrong_key",
             Self::UserGone => "user_gone",
         }
     }

@@ -1,12 +1,17 @@
 //! What a token claims: what each check reads of it, and what it refuses.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::{
+    Confirmation,
     provider::{Config, Profile},
     verify::Refused,
 };
-use crate::{clock::Timestamp, types::Scopes};
+use crate::{
+    clock::Timestamp,
+    types::{Scopes, Thumbprint},
+};
 
 /// The latest NumericDate taken for a date: the end of the year 9999.
 const LATEST_DATE: f64 = 253_402_300_799.0;
@@ -119,6 +124,23 @@ pub(super) fn read_scopes(claims: &Map<String, Value>) -> Result<Scopes, Refused
         Some(Value::Array(_)) => Ok(Scopes::default()),
         Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => Err(Refused::MalformedClaim),
     }
+}
+
+/// RFC 7800 §3.1. A token that is bound in a way that is not understood is refused: taken for a bearer token, it would be worth
+/// more to a thief than its issuer meant.
+pub(super) fn read_confirmation(claims: &Map<String, Value>) -> Result<Confirmation, Refused> {
+    let members = match claims.get("cnf") {
+        None => return Ok(Confirmation::default()),
+        Some(Value::Object(members)) => members,
+        Some(_) => return Err(Refused::MalformedClaim),
+    };
+    let thumbprint = |name: &str| -> Result<Option<Thumbprint>, Refused> {
+        let Some(value) = members.get(name) else { return Ok(None) };
+        let bytes = value.as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        bytes.and_then(|bytes| bytes.try_into().ok()).map(Some).ok_or(Refused::MalformedClaim)
+    };
+    let confirmation = Confirmation { key: thumbprint("jkt")?, certificate: thumbprint("x5t#S256")? };
+    if confirmation.is_none() { Err(Refused::UnknownConfirmation) } else { Ok(confirmation) }
 }
 
 /// A string, or a list of strings that is not empty.

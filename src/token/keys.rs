@@ -251,7 +251,7 @@ impl Key {
         })
     }
 
-    fn from_jwk(value: serde_json::Value) -> Result<Self, KeyError> {
+    pub(super) fn from_jwk(value: serde_json::Value) -> Result<Self, KeyError> {
         let fail = |why: &str| Err(KeyError(why.into()));
         if value.get("kty").and_then(|kty| kty.as_str()) != Some("oct") && value.get("d").is_some() {
             return fail("it is a private key, which has no place here");
@@ -309,7 +309,7 @@ impl Key {
         matches!(self.material, Material::Shared(..))
     }
 
-    fn verifier(&self, algorithm: Algorithm) -> Option<Verifier<'_>> {
+    pub(super) fn verifier(&self, algorithm: Algorithm) -> Option<Verifier<'_>> {
         match &self.material {
             Material::Public(forms) => {
                 forms.iter().find(|(a, _)| *a == algorithm).map(|(_, key)| Verifier::Public(key))

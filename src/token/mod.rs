@@ -2,6 +2,7 @@
 
 pub mod cache;
 mod claims;
+pub mod dpop;
 mod json;
 pub mod keys;
 pub mod live;
@@ -14,11 +15,13 @@ mod wycheproof;
 
 use std::{fmt, str::FromStr};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value};
 
 use crate::{
     clock::Timestamp,
-    types::{Credential, IssuerUrl, Scopes},
+    types::{Credential, IssuerUrl, Scopes, Thumbprint},
 };
 
 /// The claim in which a token of our own says where the revocation log stood when its session began.
@@ -37,8 +40,39 @@ pub struct Identity {
     pub audiences: Vec<Box<str>>,
     /// What it allows.
     pub scopes: Scopes,
+    /// What it is bound to.
+    pub confirmation: Confirmation,
     /// All of its claims. The registered ones have their right types.
     pub claims: Map<String, Value>,
+}
+
+/// What a token is bound to (RFC 7800 §3.1): whoever sends it has to show that they hold that; of two, both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Confirmation {
+    /// A key, which proofs show (RFC 9449 §6.1, `jkt`).
+    pub key: Option<Thumbprint>,
+    /// A certificate, which the TLS handshake shows (RFC 8705 §3.1, `x5t#S256`).
+    pub certificate: Option<Thumbprint>,
+}
+
+impl Confirmation {
+    /// Whether the token is bound to nothing: whoever has it may use it (RFC 6750 §1.2).
+    pub fn is_none(&self) -> bool {
+        self.key.is_none() && self.certificate.is_none()
+    }
+}
+
+impl Serialize for Confirmation {
+    /// As it stands in a token.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (name, thumbprint) in [("jkt", &self.key), ("x5t#S256", &self.certificate)] {
+            if let Some(thumbprint) = thumbprint {
+                map.serialize_entry(name, &URL_SAFE_NO_PAD.encode(thumbprint))?;
+            }
+        }
+        map.end()
+    }
 }
 
 impl Identity {

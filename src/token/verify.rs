@@ -9,14 +9,17 @@ use serde_json::{Map, Value};
 
 use super::{
     Algorithm, Identity,
-    claims::{check_audience, check_is_access_token, check_profile, check_times, read_scopes, required_text},
+    claims::{
+        check_audience, check_is_access_token, check_profile, check_times, read_confirmation, read_scopes,
+        required_text,
+    },
     json::object,
     keys::{Key, NoKey, Verifier as KeyVerifier},
     live::{Keys, LiveKeys},
     provider::{self, Profile},
     remote::Remote,
 };
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, types::IssuerUrl};
 
 /// Why a token was refused. The name is for the log and the metric; the client is told less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,8 @@ pub enum Refused {
     MissingClaim,
     /// A claim has the wrong type, or a value out of range.
     MalformedClaim,
+    /// It is bound to something, and nothing is known of how that is shown.
+    UnknownConfirmation,
     /// Found by who asks the revocation table.
     Revoked,
 }
@@ -92,6 +97,7 @@ impl Refused {
             Self::WrongAudience => "audience_wrong",
             Self::MissingClaim => "claim_missing",
             Self::MalformedClaim => "claim_malformed",
+            Self::UnknownConfirmation => "confirmation_unknown",
             Self::Revoked => "revoked",
         }
     }
@@ -199,6 +205,11 @@ impl Verifier {
         self.providers.iter().map(|provider| &provider.config.name)
     }
 
+    /// The `iss` of the providers, in their order.
+    pub fn issuers(&self) -> impl Iterator<Item = &IssuerUrl> {
+        self.providers.iter().map(|provider| &provider.config.issuer)
+    }
+
     fn split<'a>(&self, token: &'a str) -> Result<Parts<'a>, Refused> {
         if token.len() > self.max_bytes {
             return Err(Refused::TooLarge);
@@ -255,8 +266,8 @@ impl Provider {
         check_is_access_token(&claims)?;
         check_profile(&self.config, &claims)?;
         let issuer = self.config.issuer.clone();
-        let identity =
-            Identity { provider: index, issuer, expires_at, audiences, scopes: read_scopes(&claims)?, claims };
+        let (scopes, confirmation) = (read_scopes(&claims)?, read_confirmation(&claims)?);
+        let identity = Identity { provider: index, issuer, expires_at, audiences, scopes, confirmation, claims };
         Ok(Proof { identity, key: key.clone(), generation: keys.generation })
     }
 }

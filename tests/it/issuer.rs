@@ -281,6 +281,8 @@ fn client(id: &str, secret_hash: Option<SecretHash>, grants: &[GrantType]) -> Cl
         grants: grants.to_vec(),
         scopes: Scopes::from_values(["read", "write"]),
         rotate: true,
+        dpop_bound_access_tokens: false,
+        tls_client_certificate_bound_access_tokens: false,
         disabled: false,
         access_token_lifetime: None,
         lifetimes: None,
@@ -310,6 +312,7 @@ fn config(data: &Path) -> Config {
             lifetime: 300 * SECOND,
             algorithm: Algorithm::Es256,
             audience: Audience::new("api"),
+            resources: Vec::new(),
         },
         refresh_token: RefreshToken {
             lifetimes: Lifetimes { idle: 14 * DAY, absolute: 90 * DAY },
@@ -340,6 +343,7 @@ fn config(data: &Path) -> Config {
         ],
         users: vec![alice, User { disabled: true, ..user("mallory", "open sesame") }],
         users_file: None,
+        needs_nonces: false,
         others: vec![
             (IssuerUrl::new("https://bounded.example"), Some(600 * SECOND)),
             (IssuerUrl::new("https://unbounded.example"), None),

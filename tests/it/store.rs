@@ -205,6 +205,8 @@ fn session_of(subject: &str) -> NewSession {
         access_lifetime: 300 * SECOND,
         remembered: false,
         max_sessions: None,
+        resources: Box::default(),
+        key: None,
         visitor: Visitor::default(),
     }
 }
@@ -214,6 +216,8 @@ fn public() -> RotationRules {
         rotate: true,
         reuse_interval: 10 * SECOND,
         retry_window: Some(60 * SECOND),
+        bound_retry_window: None,
+        key: None,
         idle_lifetime: 14 * DAY,
         remembered_idle_lifetime: 30 * DAY,
         access_lifetime: 300 * SECOND,

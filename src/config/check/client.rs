@@ -84,6 +84,10 @@ fn check(
         grants: grants?,
         scopes: scopes?,
         rotate: rotate?,
+        dpop_bound_access_tokens: raw.dpop_bound_access_tokens.is_some_and(|flag| flag.0),
+        tls_client_certificate_bound_access_tokens: raw
+            .tls_client_certificate_bound_access_tokens
+            .is_some_and(|flag| flag.0),
         disabled: raw.disabled.is_some_and(|flag| flag.0),
         access_token_lifetime: match lifetime {
             Some(lifetime) => Some(lifetime?),

@@ -112,6 +112,7 @@ pub(super) fn check(
             users,
             users_file,
             others: Vec::new(),
+            needs_nonces: false,
         })
     })();
     (config, facts)
@@ -208,13 +209,30 @@ fn self_url(report: &mut Report, at: &Path, text: String) -> Option<IssuerUrl> {
     if !clean || !starts_as_is || authority.is_empty() || !matches!(scheme, "http" | "https") {
         return report.refuse(at, FORM);
     }
-    let host = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
-    let local =
-        host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if scheme == "http" && !local {
+    let host = uri.host().unwrap_or("");
+    if scheme == "http" && !is_loopback(host) {
         return report.refuse(at, "plain http is for loopback alone; write https://");
     }
     Some(IssuerUrl::new(text))
+}
+
+/// Whether a host of an URL is this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// What tokens can be for (RFC 8707 §2: absolute, no fragment).
+fn resources(report: &mut Report, at: &Path, raw: raw::List<String>) -> Option<Vec<Audience>> {
+    let items = report.items(at, raw).into_iter().map(|(path, text)| {
+        let rest = text.split_once(':').filter(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
+        let plain = text.len() <= 1024 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+        match rest {
+            Some(_) if plain => Some(Audience::new(text)),
+            _ => report.refuse(&path, "not an absolute URI without fragment, as in https://api.example.com/orders"),
+        }
+    });
+    super::all(items.collect::<Vec<_>>())
 }
 
 fn access_token(
@@ -249,7 +267,11 @@ fn access_token(
         "" => report.refuse(&at.key("audience"), "must not be empty"),
         _ => Some(Audience::new(audience)),
     });
-    let whole = (|| Some(AccessToken { lifetime: lifetime?, algorithm: algorithm?, audience: audience.clone()? }))();
+    let resources = resources(report, &at.key("resources"), raw.resources);
+    let whole = (|| {
+        let (lifetime, algorithm, audience) = (lifetime?, algorithm?, audience.clone()?);
+        Some(AccessToken { lifetime, algorithm, audience, resources: resources? })
+    })();
     (whole, algorithm, audience)
 }
 

@@ -56,7 +56,7 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
     let routes = route::check_all(report, &root.key("routes"), raw.routes, &names, facts.present);
     let tokens = tokens(report, &root.key("tokens"), raw.tokens);
     let log = log(report, &root.key("log"), raw.log);
-    let (max_token_bytes, token_cache_bytes, revocations_alarm, realm) = tokens?;
+    let Tokens { max_token_bytes, token_cache_bytes, revocations_alarm, realm, needs_nonces } = tokens?;
     max_body_bytes?;
     let (server, routes) = (server?, all(routes)?);
     tls::keep_apart(report, &root, &server.listeners, &routes);
@@ -75,9 +75,10 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
             max_token_bytes,
             token_cache_bytes,
             realm,
+            needs_nonces,
         },
         providers,
-        issuer: if facts.present { Some(crate::issuer::Config { others, ..issuer? }) } else { None },
+        issuer: if facts.present { Some(crate::issuer::Config { others, needs_nonces, ..issuer? }) } else { None },
         revocations_alarm,
         admin: admin?,
         revocation_feed: if follows { Some(followed?) } else { None },
@@ -177,11 +178,16 @@ fn trusted_proxies(report: &mut Report, at: &Path, raw: raw::List<String>) -> Op
     all(nets)
 }
 
-fn tokens(
-    report: &mut Report,
-    at: &Path,
-    raw: raw::Section<raw::Tokens>,
-) -> Option<(usize, usize, usize, std::sync::Arc<str>)> {
+/// What holds for all tokens.
+struct Tokens {
+    max_token_bytes: usize,
+    token_cache_bytes: usize,
+    revocations_alarm: usize,
+    realm: std::sync::Arc<str>,
+    needs_nonces: bool,
+}
+
+fn tokens(report: &mut Report, at: &Path, raw: raw::Section<raw::Tokens>) -> Option<Tokens> {
     let raw = raw.map(|section| section.0).unwrap_or_default();
     let max_bytes = size(report, &at.key("max_bytes"), raw.max_bytes, 8 << 10, 256..=256 << 10);
     let cache = size(report, &at.key("cache"), raw.cache, 4 << 20, 0..=1 << 30);
@@ -194,7 +200,15 @@ fn tokens(
         return report
             .refuse(&at.key("realm"), "must be 1 to 128 printable ASCII characters, quotes and backslashes excepted");
     }
-    Some((max_bytes?, cache?, alarm?, realm.into()))
+    let choices = [("when_needed", false), ("always", true)];
+    let needs_nonces = word(report, &at.key("dpop_nonces"), raw.dpop_nonces.as_deref(), false, &choices);
+    Some(Tokens {
+        max_token_bytes: max_bytes?,
+        token_cache_bytes: cache?,
+        revocations_alarm: alarm?,
+        realm: realm.into(),
+        needs_nonces: needs_nonces?,
+    })
 }
 
 fn log(report: &mut Report, at: &Path, raw: raw::Section<raw::Log>) -> Option<log::Config> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{all, claims, cors, pattern, provider::audience_list, rate, values, values::word};
+use super::{all, claims, cors, issuer::is_loopback, pattern, provider::audience_list, rate, values, values::word};
 use crate::{
     config::{error::quote, path::Path, raw, report::Report},
     gateway::config::{Auth, CloseStreams, Oddities, Oddity, OnStale, Route},
@@ -72,7 +72,16 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
         Some(list) => audiences(report, &at.key("audiences"), list, providers.as_deref(), names),
         None => Some(Vec::new()),
     };
-    let (scopes, claims) = require(report, &at.key("require"), raw.require, auth);
+    let resource = raw.resource.map(|text| resource(report, &at.key("resource"), text));
+    let audiences = match (audiences, &resource) {
+        // What clients ask tokens for is what those have to be for.
+        (Some(list), Some(Some(resource))) if list.is_empty() => {
+            let only = vec![Some(resource.as_str().to_owned())];
+            self::audiences(report, &at.key("resource"), only, providers.as_deref(), names)
+        }
+        (audiences, _) => audiences,
+    };
+    let (scopes, claims, bound) = require(report, &at.key("require"), raw.require, auth);
     let claim_headers = claims::headers(report, &at.key("claim_headers"), raw.claim_headers);
     let legacy_query_token = raw.legacy_query_token.is_some_and(|flag| flag.0);
     if legacy_query_token && auth == Some(Auth::None) {
@@ -120,8 +129,13 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
         auth: auth?,
         providers: providers?,
         audiences: audiences?,
+        resource: match resource {
+            Some(resource) => Some(resource?),
+            None => None,
+        },
         scopes: scopes?,
         claims: claims?,
+        bound,
         claim_headers: claim_headers?,
         forward_token: raw.forward_token.is_none_or(|flag| flag.0),
         legacy_query_token,
@@ -195,12 +209,31 @@ fn audiences(
     Some(list)
 }
 
-type Requirements = (Option<Scopes>, Option<Vec<crate::gateway::config::ClaimRule>>);
+/// The URL of what a route guards (RFC 9728 §1.2; plain http only where nobody can listen in).
+fn resource(report: &mut Report, at: &Path, text: String) -> Option<Audience> {
+    let is_one = text.parse::<http::Uri>().is_ok_and(|uri| {
+        let host = uri.host().unwrap_or_default();
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => is_loopback(host),
+            _ => false,
+        };
+        secure && !host.is_empty() && uri.query().is_none() && !text.contains(['#', '@', '"'])
+    });
+    if is_one {
+        return Some(Audience::new(text));
+    }
+    report.refuse(at, "not a URL of the form https://api.example.com/orders: no query, fragment or credentials")
+}
+
+type Requirements = (Option<Scopes>, Option<Vec<crate::gateway::config::ClaimRule>>, bool);
 
 fn require(report: &mut Report, at: &Path, raw: raw::Section<raw::Require>, auth: Option<Auth>) -> Requirements {
-    let Some(raw::Mapping(raw)) = raw else { return (Some(Scopes::default()), Some(Vec::new())) };
+    let Some(raw::Mapping(raw)) = raw else { return (Some(Scopes::default()), Some(Vec::new()), false) };
     match auth {
         Some(Auth::None) => report.error(at, "has no meaning with auth: none, which looks at no token"),
+        // It can say what a token is to be like, not that there is one.
+        Some(Auth::Optional) if raw.scopes.is_none() && raw.claims.is_none() => {}
         Some(Auth::Optional) => {
             report.error(
                 at,
@@ -210,7 +243,7 @@ fn require(report: &mut Report, at: &Path, raw: raw::Section<raw::Require>, auth
         Some(Auth::Required) | None => {}
     }
     let scopes = scopes(report, &at.key("scopes"), raw.scopes);
-    (scopes, claims::rules(report, &at.key("claims"), raw.claims))
+    (scopes, claims::rules(report, &at.key("claims"), raw.claims), raw.bound.is_some_and(|flag| flag.0))
 }
 
 /// A list of scopes.

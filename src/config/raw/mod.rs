@@ -95,6 +95,7 @@ shapes! {
         cache: Option<Scalar>,
         revocations_alarm: Option<Scalar>,
         realm: Option<String>,
+        dpop_nonces: Option<String>,
     }
     Log {
         level: Option<String>,
@@ -172,6 +173,7 @@ shapes! {
         r#match: Section<Match>,
         auth: Option<String>,
         providers: List<String>,
+        resource: Option<String>,
         audiences: List<String>,
         require: Section<Require>,
         claim_headers: List<Mapping<ClaimHeader>>,
@@ -195,6 +197,7 @@ shapes! {
     Require {
         scopes: List<String>,
         claims: Option<serde_json::Map<String, Value>>,
+        bound: Option<Flag>,
     }
     RateLimit {
         requests: Option<Scalar>,
@@ -246,6 +249,7 @@ shapes! {
         lifetime: Option<Scalar>,
         algorithm: Option<String>,
         audience: Option<String>,
+        resources: List<String>,
     }
     RefreshToken {
         idle_lifetime: Option<Scalar>,
@@ -299,6 +303,8 @@ shapes! {
         legacy_password_grant: Option<Flag>,
         scopes: List<String>,
         rotation: Option<String>,
+        dpop_bound_access_tokens: Option<Flag>,
+        tls_client_certificate_bound_access_tokens: Option<Flag>,
         disabled: Option<Flag>,
         access_token_lifetime: Option<Scalar>,
         sessions: Section<Lifetimes>,

@@ -16,13 +16,13 @@ use crate::{
         code::{self, Kept},
         error::{Error, forbid_storing},
         form::{Form, Param},
-        grant::requested_scopes,
+        grant::{requested_resources, requested_scopes},
         pages::{self, Notice, Problem},
         user,
     },
     store::{NewSession, Record},
     telemetry::audit::{Event, Facts},
-    types::{ClientId, Scopes, SessionId, Visitor},
+    types::{ClientId, Scopes, SessionId, Thumbprint, Visitor},
 };
 
 /// The kind of its tickets.
@@ -41,6 +41,10 @@ struct Ask {
     /// How long ago the login may be, in seconds.
     max_age: Option<u64>,
     login_hint: Box<str>,
+    /// What tokens are to be for (RFC 8707 §2.1).
+    resources: Box<[Box<str>]>,
+    /// The key that the code is to be good with (RFC 9449 §10).
+    key: Option<Thumbprint>,
     /// The login that came of a page of this ask: it is recent enough, whatever was asked for.
     login: Option<SessionId>,
 }
@@ -107,6 +111,8 @@ pub(in crate::issuer) async fn log_in(issuer: &Issuer, request: &Request<Bytes>)
             access_lifetime: std::time::Duration::ZERO,
             remembered: false,
             max_sessions: None,
+            resources: Box::default(),
+            key: None,
             visitor,
         };
         let session = issuer.ledger.open(new).await?;
@@ -212,9 +218,11 @@ async fn begin(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, for
         prompt: Prompt::default(),
         max_age: None,
         login_hint: form.get(Param::LoginHint).unwrap_or_default().into(),
+        resources: Box::default(),
+        key: None,
         login: None,
     };
-    match read(client, form, ask.clone()) {
+    match read(issuer, client, form, ask.clone()) {
         Ok(ask) => go_on(issuer, request, browser, ask).await,
         Err(Refusal(error, why)) => refuse(issuer, request, &ask, error, why),
     }
@@ -233,7 +241,7 @@ fn whence<'a>(issuer: &'a Issuer, form: &Form) -> Result<(&'a Client, String), &
 }
 
 /// Reads the rest of what a client asks for.
-fn read(client: &Client, form: &Form, ask: Ask) -> Result<Ask, Refusal> {
+fn read(issuer: &Issuer, client: &Client, form: &Form, ask: Ask) -> Result<Ask, Refusal> {
     let invalid = |why| Refusal("invalid_request", why);
     if form.get(Param::Request).is_some() {
         return Err(Refusal("request_not_supported", "Request objects are not supported."));
@@ -267,6 +275,8 @@ fn read(client: &Client, form: &Form, ask: Ask) -> Result<Ask, Refusal> {
     };
     let scopes = requested_scopes(form, &client.scopes)
         .map_err(|_| Refusal("invalid_scope", "The scope is malformed or goes beyond what the client may have."))?;
+    let resources = requested_resources(issuer, form, &[])
+        .map_err(|_| Refusal("invalid_target", "The resource is not one that tokens can be for."))?;
     let mut prompt = Prompt::default();
     for word in form.get(Param::Prompt).unwrap_or_default().split(' ').filter(|word| !word.is_empty()) {
         match word {
@@ -284,7 +294,14 @@ fn read(client: &Client, form: &Form, ask: Ask) -> Result<Ask, Refusal> {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| invalid("max_age is a number of seconds."))?),
     };
-    Ok(Ask { scopes: scopes.to_string().into(), challenge, prompt, max_age, ..ask })
+    let key = match form.get(Param::DpopJkt) {
+        None => None,
+        Some(text) => {
+            let key = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+            Some(key.ok_or_else(|| invalid("dpop_jkt is not the thumbprint of a key."))?)
+        }
+    };
+    Ok(Ask { scopes: scopes.to_string().into(), challenge, prompt, max_age, resources, key, ..ask })
 }
 
 /// The client of an ask, which may be gone since the page was made.
@@ -353,6 +370,8 @@ async fn grant(issuer: &Issuer, request: &Request<Bytes>, client: &Client, ask: 
         nonce: ask.nonce.clone(),
         subject: subject.as_str().into(),
         scopes: scopes.to_string().into(),
+        resources: ask.resources.clone(),
+        key: ask.key,
         login: login.session.id,
     };
     let code = code::generate(subject)?;

@@ -15,7 +15,7 @@ use crate::{
         session::RefreshTokens,
     },
     store::{MAX_LEEWAY, Standing, Unavailable},
-    token::verify::Proof,
+    token::{Confirmation, verify::Proof},
     types::{IssuerUrl, Scopes, Subject},
 };
 
@@ -49,6 +49,9 @@ struct Active {
     /// How an access token is used (RFC 6749 §7.1). A refresh token is shown to nobody but us, and has no such type.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_type: Option<&'static str>,
+    /// What it is bound to (RFC 9449 §6.2, RFC 8705 §3.2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cnf: Option<Confirmation>,
     exp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     iat: Option<u64>,
@@ -102,7 +105,8 @@ fn access_token(issuer: &Issuer, token: &str) -> Result<Option<Active>, Error> {
         scope: spoken(&identity.scopes),
         client_id,
         username: issuer.users.load().active(&Subject::new(&*sub)).map(|user| Box::from(&*user.username)),
-        token_type: Some("Bearer"),
+        token_type: Some(if identity.confirmation.key.is_some() { "DPoP" } else { "Bearer" }),
+        cnf: Some(identity.confirmation).filter(|cnf| !cnf.is_none()),
         exp,
         iat: number("iat"),
         sub,
@@ -132,6 +136,7 @@ async fn refresh_token(issuer: &Issuer, client: &Client, token: &str) -> Result<
         client_id: client.id.as_str().into(),
         username: Some(Box::from(&*user.username)),
         token_type: None,
+        cnf: None,
         exp: expires.as_secs(),
         iat: issued.map(|at| at.as_secs()),
         sub: session.subject.as_str().into(),

@@ -7,7 +7,10 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 
 use super::{AUTHORIZE, INTROSPECT, JWKS, REVOKE, TOKEN, USERINFO};
-use crate::issuer::{Client, Config, GrantType, Issuer};
+use crate::{
+    issuer::{Client, Config, GrantType, Issuer},
+    token::dpop,
+};
 
 /// For how long anybody may keep it: it changes with the configuration alone.
 const MAX_AGE: Duration = Duration::from_secs(300);
@@ -39,6 +42,7 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
         "revocation_endpoint": format!("{url}{REVOKE}"),
         "revocation_endpoint_auth_methods_supported": methods,
         "grant_types_supported": grants,
+        "dpop_signing_alg_values_supported": dpop::ALGORITHMS.map(|algorithm| algorithm.name()),
         // Required, and empty where there is no authorization endpoint.
         "response_types_supported": [],
     });
@@ -59,6 +63,9 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
         document["prompt_values_supported"] = json!(["none", "login", "consent", "select_account"]);
         document["request_parameter_supported"] = false.into();
         document["request_uri_parameter_supported"] = false.into();
+    }
+    if clients.iter().any(|client| client.tls_client_certificate_bound_access_tokens) {
+        document["tls_client_certificate_bound_access_tokens"] = true.into();
     }
     // Nobody else may ask.
     if !confidential.is_empty() {

@@ -1,7 +1,7 @@
 //! The token endpoint (RFC 6749 §3.2).
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use super::{method_not_allowed, visitor};
 use crate::issuer::{
@@ -9,6 +9,7 @@ use crate::issuer::{
     error::{Error, no_store},
     form::{Form, Param},
     grant::{self, Granted},
+    possession::{self, DPOP_NONCE},
 };
 use crate::{
     telemetry::audit::{Event, Facts},
@@ -24,7 +25,13 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
     let code = result.as_ref().map_or_else(Error::code, |_| "ok");
     issuer.metrics.issuer_grant(known.grant_type.map_or("unknown", GrantType::name), code);
     match result {
-        Ok(granted) => no_store(StatusCode::OK, &granted),
+        Ok(granted) => {
+            let mut response = no_store(StatusCode::OK, &granted);
+            if let Some(nonce) = known.nonce.and_then(|nonce| HeaderValue::try_from(&*nonce).ok()) {
+                response.headers_mut().insert(DPOP_NONCE, nonce);
+            }
+            response
+        }
         Err(error) => {
             known.tell(issuer, &error, &visitor);
             error.response()
@@ -37,6 +44,8 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
 struct Known<'a> {
     grant_type: Option<GrantType>,
     client: Option<&'a Client>,
+    /// For the client's next proof.
+    nonce: Option<Box<str>>,
 }
 
 impl Known<'_> {
@@ -72,10 +81,13 @@ async fn grant<'a>(
     if !client.grants.contains(&grant_type) {
         return Err(Error::UnauthorizedClient);
     }
+    let mut asker = possession::asker(issuer, client, request, visitor.clone())?;
+    known.nonce = asker.nonce.take();
+    let asker = &asker;
     match grant_type {
-        GrantType::AuthorizationCode => grant::authorization_code::grant(issuer, client, &form, visitor).await,
-        GrantType::ClientCredentials => grant::client_credentials::grant(issuer, client, &form, visitor).await,
-        GrantType::Password => grant::password::grant(issuer, client, &form, visitor).await,
-        GrantType::RefreshToken => grant::refresh::grant(issuer, client, &form, visitor).await,
+        GrantType::AuthorizationCode => grant::authorization_code::grant(issuer, client, &form, asker).await,
+        GrantType::ClientCredentials => grant::client_credentials::grant(issuer, client, &form, asker).await,
+        GrantType::Password => grant::password::grant(issuer, client, &form, asker).await,
+        GrantType::RefreshToken => grant::refresh::grant(issuer, client, &form, asker).await,
     }
 }

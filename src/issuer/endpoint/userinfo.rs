@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::method_not_allowed;
+use super::{USERINFO, method_not_allowed};
 use crate::{
     issuer::{
         Issuer,
         error::{Error, no_store, refusal},
         id_token::{OPENID, about},
+        possession::{self, DPOP_NONCE, Sent},
     },
     store::{MAX_LEEWAY, Unavailable},
     token::verify::Proof,
@@ -20,7 +21,7 @@ pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Re
         return method_not_allowed("GET, POST");
     }
     // RFC 6750 §3.1: whoever shows nothing is told no more than how.
-    let Some(token) = bearer(request.headers()) else {
+    let Some((by_dpop, token)) = credentials(request.headers()) else {
         return challenge(StatusCode::UNAUTHORIZED, "", "invalid_request", "An access token is needed.");
     };
     let invalid = || {
@@ -40,6 +41,11 @@ pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Re
     if issuer.freshness.as_ref().is_some_and(|freshness| freshness.is_stale()) {
         return Error::from(Unavailable("its revocations have not been heard of for too long".into())).response();
     }
+    let sent = Sent { token, by_dpop, confirmation: &identity.confirmation };
+    let nonce = match possession::check(issuer, request, USERINFO, &sent) {
+        Ok(nonce) => nonce,
+        Err(error) => return unproved(&error),
+    };
     if !identity.scopes.contains(OPENID) {
         let more = ", error=\"insufficient_scope\", scope=\"openid\"";
         return challenge(
@@ -51,15 +57,30 @@ pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Re
     }
     let users = issuer.users.load();
     let user = identity.text("sub").and_then(|subject| users.active(&Subject::new(subject)));
-    user.map_or_else(invalid, |user| no_store(StatusCode::OK, &about(user, &identity.scopes)))
+    let mut response = user.map_or_else(invalid, |user| no_store(StatusCode::OK, &about(user, &identity.scopes)));
+    if let Some(nonce) = nonce.and_then(|nonce| HeaderValue::try_from(nonce).ok()) {
+        response.headers_mut().insert(DPOP_NONCE, nonce);
+    }
+    response
 }
 
-/// The token in the one `Authorization` field.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// RFC 9449 §7.1, RFC 8705 §3: whoever sends the token does not hold what it is bound to.
+fn unproved(error: &Error) -> Response<Bytes> {
+    let mut response = error.response();
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    let code = if let Error::Unproved(..) = error { error.code() } else { "invalid_token" };
+    let challenge = HeaderValue::try_from(format!("DPoP realm=\"sidegate\", error=\"{code}\"")).expect("our own words");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
+}
+
+/// The token in the one `Authorization` field, and whether it comes by the scheme DPoP.
+fn credentials(headers: &HeaderMap) -> Option<(bool, &str)> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else { return None };
     let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+    let by_dpop = scheme.eq_ignore_ascii_case("dpop");
+    (by_dpop || scheme.eq_ignore_ascii_case("bearer")).then_some((by_dpop, token))
 }
 
 fn challenge(status: StatusCode, more: &'static str, error: &str, description: &str) -> Response<Bytes> {

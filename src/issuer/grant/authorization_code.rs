@@ -2,7 +2,7 @@
 
 use subtle::ConstantTimeEq as _;
 
-use super::{Granted, open_session};
+use super::{Granted, open_session, requested_resources};
 use crate::{
     issuer::{
         By, Client, GrantType, Issuer,
@@ -12,11 +12,13 @@ use crate::{
         form::{Form, Param},
         id_token::Authentication,
         ledger::Cause,
+        possession::{Asker, unproved},
         user,
     },
     store::Taken,
     telemetry::audit::{Event, Facts},
-    types::{Scopes, SessionId, Subject, Visitor},
+    token::dpop::Unproved,
+    types::{Scopes, SessionId, Subject},
 };
 
 /// One text for all that is wrong with a code: which it was is in the audit log.
@@ -26,8 +28,9 @@ pub(in crate::issuer) async fn grant(
     issuer: &Issuer,
     client: &Client,
     form: &Form,
-    visitor: &Visitor,
+    asker: &Asker,
 ) -> Result<Granted, Error> {
+    let Asker { visitor, holds, .. } = asker;
     let code = form.require(Param::Code)?;
     let refused = |reason: &'static str, session: Option<SessionId>| {
         let facts = Facts {
@@ -72,6 +75,12 @@ pub(in crate::issuer) async fn grant(
         // Somebody has taken the challenge out on the way (RFC 9700 §2.1.1).
         (None, Some(_)) => return Err(refused("no_code_challenge", None)),
     }
+    // The key that the code was asked for with (RFC 9449 §10).
+    if kept.key.is_some() && kept.key != holds.key {
+        refused("another_key", None);
+        let why = if holds.key.is_some() { Unproved::WrongKey } else { Unproved::Missing };
+        return Err(unproved(issuer, why));
+    }
     // Whoever has logged out since, or been logged out, has not meant it any more.
     let Some(login) = issuer.login_record(kept.login).await? else { return Err(refused("logged_out", None)) };
     let subject = Subject::new(&*kept.subject);
@@ -79,18 +88,23 @@ pub(in crate::issuer) async fn grant(
     let Some(user) = users.active(&subject).filter(|_| subject.part() == id.part()) else {
         return Err(refused("user_gone", None));
     };
+    let resources = requested_resources(issuer, form, &kept.resources)?;
     let scopes = Scopes::parse(&kept.scopes).unwrap_or_default();
+    // What comes of it later can be for all that the user has agreed to.
+    let granted_resources = if kept.resources.is_empty() { &resources } else { &kept.resources };
     // Also where there is no refresh token to come: it is by its session that what comes of a code can be ended.
-    let session = open_session(issuer, client, id, user, &scopes, visitor).await?;
+    let session = open_session(issuer, client, id, user, &scopes, granted_resources, asker).await?;
     if !user::is_still_active(issuer, &subject, Some(session.id)).await? {
         return Err(refused("user_gone", Some(session.id)));
     }
     let refreshes = client.grants.contains(&GrantType::RefreshToken);
     let refresh_token = refreshes.then(|| issuer.refresh_tokens.issue(&session));
     let grant = Grant {
+        bound_to: *holds,
         asked: (GrantType::AuthorizationCode, visitor),
         subject: user.subject.as_str(),
         scopes: &scopes,
+        resources: &resources,
         began: session.began,
         session: Some(session.id),
         claims: Some(&user.claims),

@@ -1,28 +1,39 @@
 //! RFC 6749 §4.4: a client speaks for itself. No session, and no refresh token (§4.4.3).
 
-use super::{Granted, requested_scopes};
+use super::{Granted, requested_resources, requested_scopes};
 use crate::issuer::{
     Client, GrantType, Issuer,
     access::{CLIENT_SUBJECT, Grant},
     error::Error,
     form::Form,
+    possession::Asker,
 };
-use crate::types::Visitor;
 
 pub(in crate::issuer) async fn grant(
     issuer: &Issuer,
     client: &Client,
     form: &Form,
-    visitor: &Visitor,
+    asker: &Asker,
 ) -> Result<Granted, Error> {
+    let Asker { visitor, holds, .. } = asker;
     // "MUST only be used by confidential clients": a bare name proves nothing.
     if client.is_public() {
         return Err(Error::UnauthorizedClient);
     }
     let scopes = requested_scopes(form, &client.scopes)?;
+    let resources = requested_resources(issuer, form, &[])?;
     let began = issuer.ledger.position();
     let subject = format!("{CLIENT_SUBJECT}{}", client.id);
     let asked = (GrantType::ClientCredentials, visitor);
-    let grant = Grant { asked, subject: &subject, scopes: &scopes, session: None, began, claims: None };
+    let grant = Grant {
+        resources: &resources,
+        asked,
+        bound_to: *holds,
+        subject: &subject,
+        scopes: &scopes,
+        session: None,
+        began,
+        claims: None,
+    };
     Granted::new(issuer, client, &grant, None, issuer.clock.now()).await
 }

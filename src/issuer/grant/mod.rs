@@ -12,11 +12,12 @@ use super::{
     access::Grant,
     error::Error,
     form::{Form, Param},
+    possession::Asker,
 };
 use crate::{
     clock::Timestamp,
     store::{NewSession, Session},
-    types::{Scopes, SessionId, Visitor},
+    types::{Scopes, SessionId},
 };
 
 /// A successful answer (RFC 6749 §5.1).
@@ -44,7 +45,7 @@ impl Granted {
     ) -> Result<Self, Error> {
         Ok(Self {
             access_token: issuer.access_token(client, grant, now).await?,
-            token_type: "Bearer",
+            token_type: if grant.bound_to.key.is_some() { "DPoP" } else { "Bearer" },
             expires_in: issuer.access_lifetime(client).as_secs(),
             refresh_token,
             scope: Some(grant.scopes.to_string()).filter(|scope| !scope.is_empty()),
@@ -60,7 +61,8 @@ async fn open_session(
     id: SessionId,
     user: &User,
     scopes: &Scopes,
-    visitor: &Visitor,
+    resources: &[Box<str>],
+    asker: &Asker,
 ) -> Result<Session, Error> {
     let settings = &issuer.config.refresh_token;
     let remembered = scopes.contains(OFFLINE_ACCESS);
@@ -75,9 +77,37 @@ async fn open_session(
         access_lifetime: issuer.access_lifetime(client),
         remembered,
         max_sessions: settings.max_sessions,
-        visitor: visitor.clone(),
+        // A client that authenticates shows who it is at each refresh (RFC 9449 §5).
+        resources: resources.into(),
+        key: asker.holds.key.filter(|_| client.is_public()),
+        visitor: asker.visitor.clone(),
     };
     Ok(issuer.ledger.open(new).await?)
+}
+
+/// What a token is asked for (RFC 8707 §2): out of what was `granted` before, where anything was. All of that, when the request
+/// does not say; nothing in particular, when nobody has.
+///
+/// # Errors
+/// `invalid_target`, when it is none of those.
+pub(super) fn requested_resources(
+    issuer: &Issuer,
+    form: &Form,
+    granted: &[Box<str>],
+) -> Result<Box<[Box<str>]>, Error> {
+    let settings = &issuer.config.access_token;
+    let mut asked: Vec<Box<str>> = Vec::new();
+    for resource in form.all(Param::Resource).filter(|resource| !resource.is_empty()) {
+        let known = || settings.resources.iter().chain([&settings.audience]).any(|known| known.as_str() == resource);
+        let good = if granted.is_empty() { known() } else { granted.iter().any(|granted| **granted == *resource) };
+        if !good {
+            return Err(Error::InvalidTarget);
+        }
+        if !asked.iter().any(|before| **before == *resource) {
+            asked.push(resource.into());
+        }
+    }
+    Ok(if asked.is_empty() { granted.into() } else { asked.into() })
 }
 
 /// What the request asks for out of what `allowed` has; all of it when it does not say (RFC 6749 §3.3).

@@ -1,15 +1,16 @@
 //! RFC 6749 §4.3: a user's password passes through the client. OAuth 2.1 drops it; so does the default.
 
-use super::{Granted, open_session, requested_scopes};
+use super::{Granted, open_session, requested_resources, requested_scopes};
 use crate::{
     issuer::{
         Client, GrantType, Issuer,
         access::Grant,
         error::Error,
         form::{Form, Param},
+        possession::Asker,
         user,
     },
-    types::{SessionId, Visitor},
+    types::SessionId,
 };
 
 /// One text for no such user, a wrong password and a disabled user.
@@ -19,16 +20,18 @@ pub(in crate::issuer) async fn grant(
     issuer: &Issuer,
     client: &Client,
     form: &Form,
-    visitor: &Visitor,
+    asker: &Asker,
 ) -> Result<Granted, Error> {
+    let Asker { visitor, holds, .. } = asker;
     let (username, password) = (form.require(Param::Username)?, form.require(Param::Password)?);
     let scopes = requested_scopes(form, &client.scopes)?;
+    let resources = requested_resources(issuer, form, &[])?;
     let Some(user) = user::log_in(issuer, client, username, password, visitor).await? else { return Err(REFUSED) };
 
     let now = issuer.clock.now();
     let position = issuer.ledger.position();
     let session = if client.grants.contains(&GrantType::RefreshToken) {
-        Some(open_session(issuer, client, SessionId::generate(&user.subject), &user, &scopes, visitor).await?)
+        Some(open_session(issuer, client, SessionId::generate(&user.subject), &user, &scopes, &resources, asker).await?)
     } else {
         None
     };
@@ -37,9 +40,11 @@ pub(in crate::issuer) async fn grant(
     }
     let refresh_token = session.as_ref().map(|session| issuer.refresh_tokens.issue(session));
     let grant = Grant {
+        bound_to: *holds,
         asked: (GrantType::Password, visitor),
         subject: user.subject.as_str(),
         scopes: &scopes,
+        resources: &resources,
         began: session.as_ref().map_or(position, |session| session.began),
         session: session.map(|session| session.id),
         claims: Some(&user.claims),

@@ -1,6 +1,6 @@
 //! RFC 6749 §6: a refresh token for a new access token, and for its own successor.
 
-use super::{Granted, requested_scopes};
+use super::{Granted, requested_resources, requested_scopes};
 use crate::{
     issuer::{
         By, Client, GrantType, Issuer,
@@ -8,10 +8,12 @@ use crate::{
         error::Error,
         form::{Form, Param},
         ledger::Cause,
+        possession::{Asker, unproved},
     },
     store::{Revocation, Rotation, RotationRules, Session},
     telemetry::audit::{Event, Facts, Refresh},
-    types::{Scopes, Visitor},
+    token::dpop::Unproved,
+    types::Scopes,
 };
 
 /// One text for all that is wrong with a refresh token: which it was is in the metric.
@@ -21,8 +23,9 @@ pub(in crate::issuer) async fn grant(
     issuer: &Issuer,
     client: &Client,
     form: &Form,
-    visitor: &Visitor,
+    asker: &Asker,
 ) -> Result<Granted, Error> {
+    let Asker { visitor, holds, .. } = asker;
     let token = form.require(Param::RefreshToken)?;
     let facts = Facts { client: Some(&client.id), ..visitor.into() };
     let refused = |outcome: Refresh, facts| {
@@ -37,15 +40,17 @@ pub(in crate::issuer) async fn grant(
         return Err(refused(Refresh::Blacklisted, facts));
     }
     // What a session allows never changes, so a scope that goes beyond it is refused before the token is spent on it.
-    if form.get(Param::Scope).is_some() {
+    if form.get(Param::Scope).is_some() || form.get(Param::Resource).is_some() {
         let session = issuer.ledger.session(presented.session).await?;
         let session = session.ok_or_else(|| refused(Refresh::Unknown, facts))?;
         requested_scopes(form, &still_allowed(client, &session))?;
+        requested_resources(issuer, form, &session.resources)?;
     }
 
     issuer.signing.turn().await;
     let now = issuer.clock.now();
-    let (outcome, session) = match issuer.ledger.rotate(presented, rules(issuer, client), visitor.clone()).await? {
+    let rules = RotationRules { key: holds.key, ..rules(issuer, client) };
+    let (outcome, session) = match issuer.ledger.rotate(presented, rules, visitor.clone()).await? {
         Rotation::Rotated(session) => (Refresh::Rotated, session),
         Rotation::Replayed(session) => (Refresh::Replayed, session),
         Rotation::Reused(Revocation { number, .. }) => {
@@ -58,6 +63,11 @@ pub(in crate::issuer) async fn grant(
         }
         Rotation::Revoked(Revocation { number, .. }) => {
             return Err(refused(Refresh::Revoked, Facts { number: Some(number), ..facts }));
+        }
+        Rotation::WrongKey => {
+            refused(Refresh::WrongKey, facts);
+            let why = if holds.key.is_some() { Unproved::WrongKey } else { Unproved::Missing };
+            return Err(unproved(issuer, why));
         }
         Rotation::LoggedOut => return Err(refused(Refresh::LoggedOut, facts)),
         Rotation::Expired => return Err(refused(Refresh::Expired, facts)),
@@ -76,10 +86,13 @@ pub(in crate::issuer) async fn grant(
     };
     issuer.audit.tell(Event::Refresh(outcome), facts);
     let scopes = requested_scopes(form, &still_allowed(client, &session))?;
+    let resources = requested_resources(issuer, form, &session.resources)?;
     let grant = Grant {
+        bound_to: *holds,
         asked: (GrantType::RefreshToken, visitor),
         subject: user.subject.as_str(),
         scopes: &scopes,
+        resources: &resources,
         session: Some(session.id),
         began: session.began,
         claims: Some(&user.claims),
@@ -100,6 +113,8 @@ pub(in crate::issuer) fn rules(issuer: &Issuer, client: &Client) -> RotationRule
         reuse_interval: settings.reuse_interval,
         // Whoever has stolen a public client's token can present it without proving anything else.
         retry_window: if public { Some(settings.retry_window) } else { settings.confidential_retry_window },
+        bound_retry_window: settings.confidential_retry_window,
+        key: None,
         idle_lifetime: settings.lifetimes(client, false).idle,
         remembered_idle_lifetime: settings.lifetimes(client, true).idle,
         access_lifetime: issuer.access_lifetime(client),

@@ -113,7 +113,8 @@ impl Tables<'_> {
                 self.put(id, &row)?;
                 self.append(revocation.clone())?;
             }
-            Rotation::Revoked(_) | Rotation::LoggedOut | Rotation::Expired | Rotation::Unknown => {}
+            Rotation::Revoked(_) | Rotation::WrongKey | Rotation::LoggedOut | Rotation::Expired | Rotation::Unknown => {
+            }
         }
         Ok(rotation)
     }

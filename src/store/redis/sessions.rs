@@ -126,7 +126,11 @@ impl Inner {
                 {
                     return self.entered(id, &bytes, &row, "it had ended").await.map(Rotation::Revoked);
                 }
-                Rotation::Revoked(_) | Rotation::LoggedOut | Rotation::Expired | Rotation::Unknown => {
+                Rotation::Revoked(_)
+                | Rotation::WrongKey
+                | Rotation::LoggedOut
+                | Rotation::Expired
+                | Rotation::Unknown => {
                     return Ok(rotation);
                 }
             };

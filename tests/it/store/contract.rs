@@ -70,6 +70,7 @@ contract! {
     the_history_of_a_session_says_from_where_it_was_used,
     a_session_too_many_ends_the_oldest,
     a_session_that_is_remembered_has_an_idle_lifetime_of_its_own,
+    a_session_that_is_bound_to_a_key_moves_for_that_alone,
     a_code_is_taken_once_and_says_by_whom,
     of_many_at_once_one_takes_a_code_and_one_sets_a_marker,
     a_session_past_its_end_can_be_revoked_while_an_access_token_of_it_lives,
@@ -604,6 +605,28 @@ async fn a_session_that_is_remembered_has_an_idle_lifetime_of_its_own(rig: Rig) 
     assert_rotated(&rig.rotate(id, 1).await, 2);
     rig.pass(30 * DAY);
     assert_eq!(rig.rotate(id, 2).await, Rotation::Expired);
+}
+
+async fn a_session_that_is_bound_to_a_key_moves_for_that_alone(rig: Rig) {
+    let (own, other) =
+        (RotationRules { key: Some([1; 32]), ..public() }, RotationRules { key: Some([2; 32]), ..public() });
+    let opened = rig.store.open(NewSession { key: Some([1; 32]), ..new_session() }).await.unwrap().session;
+    let id = opened.id;
+    assert_eq!(rig.store.session(id).await.unwrap().unwrap().key, Some([1; 32]));
+    for rules in [public(), other] {
+        assert_eq!(rig.rotate_by(id, 0, rules).await, Rotation::WrongKey);
+    }
+    assert_rotated(&rig.rotate_by(id, 0, own).await, 1);
+    // It has a retry window of its own, and reuse ends it, whoever shows the right key.
+    rig.pass(13 * DAY);
+    assert_replayed(&rig.rotate_by(id, 0, own).await, 1);
+    assert_eq!(rig.rotate_by(id, 0, other).await, Rotation::WrongKey);
+    let token = Presented { session: id, generation: 1 };
+    assert!(rig.store.look_up(token, public()).await.unwrap().is_some(), "whoever asks shows no key");
+    assert_rotated(&rig.rotate_by(id, 1, own).await, 2);
+    rig.pass(11 * SECOND);
+    assert_reused(&rig.rotate_by(id, 0, own).await);
+    assert!(matches!(rig.rotate_by(id, 2, other).await, Rotation::Revoked(_)));
 }
 
 async fn a_code_is_taken_once_and_says_by_whom(rig: Rig) {

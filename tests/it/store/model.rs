@@ -201,6 +201,7 @@ async fn ask(store: Store, session: SessionId, ask: Ask) -> Told {
         Rotation::RolledBack(_) => Told::RolledBack,
         Rotation::Revoked(_) => Told::Revoked,
         Rotation::LoggedOut => Told::LoggedOut,
+        Rotation::WrongKey => unreachable!("its sessions have none"),
         Rotation::Expired => Told::Expired,
         Rotation::Unknown => Told::Unknown,
     }
