@@ -192,6 +192,9 @@ fn grant(text: &str) -> Result<GrantType, &'static str> {
         Some(grant @ (GrantType::AuthorizationCode | GrantType::ClientCredentials | GrantType::RefreshToken)) => {
             Ok(grant)
         }
+        Some(GrantType::TokenExchange) => {
+            Err("needs an `exchange:` that says what for what; write that beside the client")
+        }
         None => Err("must be authorization_code, client_credentials or refresh_token"),
     }
 }

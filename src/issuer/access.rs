@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 use super::{Client, GrantType, Issuer, error::Error};
 use crate::{
     clock::Timestamp,
+    store::{MAX_LEEWAY, Unavailable},
     telemetry::audit::{Event, Facts},
-    token::{BEGAN_CLAIM, Confirmation},
+    token::{BEGAN_CLAIM, Confirmation, Identity, verify::Proof},
     types::{Position, Scopes, SessionId, Visitor},
 };
 
@@ -68,6 +69,10 @@ pub(super) struct Grant<'a> {
     pub(super) session: Option<SessionId>,
     /// Where the revocation log stood when the session began, or before the token was asked for.
     pub(super) began: Position,
+    /// How long it lives.
+    pub(super) lifetime: Duration,
+    /// Who acts for the subject (RFC 8693 §4.1).
+    pub(super) act: Option<&'a Value>,
     /// A user's own claims, which go under ours and never over them.
     pub(super) claims: Option<&'a Map<String, Value>>,
 }
@@ -76,6 +81,24 @@ impl Issuer {
     /// How long the client's access tokens live.
     pub(super) fn access_lifetime(&self, client: &Client) -> Duration {
         client.access_token_lifetime.unwrap_or(self.config.access_token.lifetime)
+    }
+
+    /// What an access token of ours says, if it is good now; `None` for anything else.
+    ///
+    /// # Errors
+    /// When it is not known what others have revoked of late.
+    pub(super) fn good_token(&self, token: &str) -> Result<Option<Identity>, Unavailable> {
+        let now = self.clock.now();
+        let Ok(Proof { identity, key, .. }) = self.own.verify(token, now) else { return Ok(None) };
+        // That is as lenient about time as a gateway can be; this is told what the token says.
+        if now + MAX_LEEWAY >= identity.expires_at || self.ledger.is_revoked(&identity.credential(&key)) {
+            return Ok(None);
+        }
+        // Others may have revoked it, and we have not heard of them for too long to say that nobody has.
+        if self.freshness.as_ref().is_some_and(|freshness| freshness.is_stale()) {
+            return Err(Unavailable("its revocations have not been heard of for too long".into()));
+        }
+        Ok(Some(identity))
     }
 
     /// Signs an access token. `now` is read before the store is asked: the store reckons from its own, later moment how
@@ -98,7 +121,8 @@ impl Issuer {
             sub: grant.subject,
             client_id: client.id.as_str(),
             iat: now.as_secs(),
-            exp: now.as_secs() + self.access_lifetime(client).as_secs(),
+            exp: now.as_secs() + grant.lifetime.as_secs(),
+            act: grant.act,
             jti: &jti,
             scope: Some(grant.scopes).filter(|scopes| !scopes.is_empty()),
             sid: grant.session,
@@ -145,6 +169,7 @@ struct Claims<'a> {
     sid: Option<SessionId>,
     began: Position,
     bound_to: Confirmation,
+    act: Option<&'a Value>,
 }
 
 impl Serialize for Claims<'_> {
@@ -168,6 +193,9 @@ impl Serialize for Claims<'_> {
         }
         if let Some(session) = self.sid {
             map.serialize_entry("sid", &session.to_string())?;
+        }
+        if let Some(act) = self.act {
+            map.serialize_entry("act", act)?;
         }
         if !self.bound_to.is_none() {
             map.serialize_entry("cnf", &self.bound_to)?;

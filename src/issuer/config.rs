@@ -146,6 +146,8 @@ pub struct Client {
     pub scopes: Scopes,
     /// Whether a refresh makes a new refresh token. Always so for public clients (RFC 9700 §4.14.2).
     pub rotate: bool,
+    /// What it may exchange for what, if it has that grant.
+    pub exchange: Option<Exchange>,
     /// Whether it gets no access token but one that is bound to its key (RFC 9449 §5.2).
     pub dpop_bound_access_tokens: bool,
     /// Whether its access tokens are bound to the certificate that it shows (RFC 8705 §3.4).
@@ -156,6 +158,15 @@ pub struct Client {
     pub access_token_lifetime: Option<Duration>,
     /// How long its sessions live where that differs from the issuer's.
     pub lifetimes: Option<Lifetimes>,
+}
+
+/// What a client may exchange (RFC 8693): a service of ours that calls others for whoever has called it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// What it is itself: tokens for one of these, it has been called with.
+    pub from: Vec<Audience>,
+    /// What it may call.
+    pub to: Vec<Audience>,
 }
 
 impl Client {
@@ -197,13 +208,16 @@ pub enum GrantType {
     ClientCredentials,
     /// RFC 6749 §6.
     RefreshToken,
+    /// RFC 8693.
+    TokenExchange,
     /// RFC 6749 §4.3, which OAuth 2.1 drops; `legacy_password_grant` in the configuration.
     Password,
 }
 
 impl GrantType {
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::AuthorizationCode, Self::ClientCredentials, Self::Password, Self::RefreshToken];
+    pub const ALL: [Self; 5] =
+        [Self::AuthorizationCode, Self::ClientCredentials, Self::Password, Self::RefreshToken, Self::TokenExchange];
 
     /// The value of `grant_type`.
     pub const fn name(self) -> &'static str {
@@ -212,6 +226,7 @@ impl GrantType {
             Self::ClientCredentials => "client_credentials",
             Self::RefreshToken => "refresh_token",
             Self::Password => "password",
+            Self::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
         }
     }
 

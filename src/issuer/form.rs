@@ -18,6 +18,11 @@ pub(super) enum Param {
     RefreshToken,
     Scope,
     Resource,
+    SubjectToken,
+    SubjectTokenType,
+    RequestedTokenType,
+    ActorToken,
+    Audience,
     Token,
     TokenTypeHint,
     ResponseType,
@@ -42,7 +47,7 @@ pub(super) enum Param {
 }
 
 impl Param {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 32] = [
         Self::GrantType,
         Self::ClientId,
         Self::ClientSecret,
@@ -51,6 +56,11 @@ impl Param {
         Self::RefreshToken,
         Self::Scope,
         Self::Resource,
+        Self::SubjectToken,
+        Self::SubjectTokenType,
+        Self::RequestedTokenType,
+        Self::ActorToken,
+        Self::Audience,
         Self::Token,
         Self::TokenTypeHint,
         Self::ResponseType,
@@ -82,6 +92,11 @@ impl Param {
             Self::RefreshToken => "refresh_token",
             Self::Scope => "scope",
             Self::Resource => "resource",
+            Self::SubjectToken => "subject_token",
+            Self::SubjectTokenType => "subject_token_type",
+            Self::RequestedTokenType => "requested_token_type",
+            Self::ActorToken => "actor_token",
+            Self::Audience => "audience",
             Self::Token => "token",
             Self::TokenTypeHint => "token_type_hint",
             Self::ResponseType => "response_type",
@@ -107,8 +122,8 @@ impl Param {
     /// How often it may stand.
     const fn most(self) -> usize {
         match self {
-            // RFC 8707 §2.
-            Self::Resource => 8,
+            // RFC 8707 §2, RFC 8693 §2.1.
+            Self::Resource | Self::Audience => 8,
             _ => 1,
         }
     }
@@ -119,6 +134,8 @@ impl Param {
             Self::Decision | Self::MaxAge => 20,
             Self::GrantType
             | Self::TokenTypeHint
+            | Self::SubjectTokenType
+            | Self::RequestedTokenType
             | Self::ResponseType
             | Self::ResponseMode
             | Self::CodeChallenge
@@ -130,9 +147,12 @@ impl Param {
             | Self::RefreshToken
             | Self::RedirectUri
             | Self::Nonce
-            | Self::Resource => 1024,
+            | Self::Resource
+            | Self::Audience => 1024,
             Self::Scope | Self::State | Self::RequestUri => 4096,
-            Self::Token | Self::Request | Self::Ticket => super::MAX_TOKEN_BYTES,
+            Self::Token | Self::SubjectToken | Self::ActorToken | Self::Request | Self::Ticket => {
+                super::MAX_TOKEN_BYTES
+            }
         }
     }
 }

@@ -33,8 +33,8 @@ pub use self::{
     access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
     by::By,
     config::{
-        AccessToken, Client, Config, Consent, GrantType, Lifetimes, Login, OFFLINE_ACCESS, RefreshToken, SecretHash,
-        StoreConfig, User, UsersFile,
+        AccessToken, Client, Config, Consent, Exchange, GrantType, Lifetimes, Login, OFFLINE_ACCESS, RefreshToken,
+        SecretHash, StoreConfig, User, UsersFile,
     },
     endpoint::Endpoint,
     error::refusal,

@@ -281,6 +281,7 @@ fn client(id: &str, secret_hash: Option<SecretHash>, grants: &[GrantType]) -> Cl
         grants: grants.to_vec(),
         scopes: Scopes::from_values(["read", "write"]),
         rotate: true,
+        exchange: None,
         dpop_bound_access_tokens: false,
         tls_client_certificate_bound_access_tokens: false,
         disabled: false,

@@ -12,6 +12,7 @@ mod clients;
 mod config;
 mod deploy;
 mod dpop;
+mod exchange;
 mod feed;
 mod floors;
 mod gateway;

@@ -17,8 +17,8 @@ use crate::{
         raw,
         report::Report,
     },
-    issuer::{Client, Consent, GrantType, Lifetimes, RedirectUri, SecretHash},
-    types::{ClientId, is_identifier},
+    issuer::{AccessToken, Client, Consent, Exchange, GrantType, Lifetimes, RedirectUri, SecretHash},
+    types::{Audience, ClientId, is_identifier},
 };
 
 /// Checks all clients; where the demo's is among them goes into `demo`.
@@ -26,12 +26,13 @@ pub(super) fn check_all(
     report: &mut Report,
     at: &Path,
     raw: raw::List<raw::Mapping<raw::Client>>,
+    tokens: Option<&AccessToken>,
     demo: &mut Vec<Path>,
 ) -> Option<Vec<Client>> {
     let mut ids = HashMap::<String, Path>::new();
     let mut clients = Vec::new();
     for (path, raw::Mapping(raw)) in report.items(at, raw) {
-        clients.push(check(report, &path, raw, &mut ids, demo));
+        clients.push(check(report, &path, raw, tokens, &mut ids, demo));
     }
     clients.into_iter().collect()
 }
@@ -40,6 +41,7 @@ fn check(
     report: &mut Report,
     at: &Path,
     raw: raw::Client,
+    tokens: Option<&AccessToken>,
     ids: &mut HashMap<String, Path>,
     demo: &mut Vec<Path>,
 ) -> Option<Client> {
@@ -61,6 +63,7 @@ fn check(
     let consent = word(report, &at.key("consent"), raw.consent.as_deref(), Consent::Ask, &consents);
     let grants = grants(report, at, raw.grants, raw.legacy_password_grant, is_public);
     let redirect_uris = redirect_uris(report, &at.key("redirect_uris"), raw.redirect_uris, grants.as_deref());
+    let exchange = exchange(report, &at.key("exchange"), raw.exchange, grants.as_deref(), tokens);
     let scopes = route::scopes(report, &at.key("scopes"), raw.scopes);
     let rotations = [("rotate", true), ("reuse", false)];
     let mut rotate = word(report, &at.key("rotation"), raw.rotation.as_deref(), true, &rotations);
@@ -84,6 +87,7 @@ fn check(
         grants: grants?,
         scopes: scopes?,
         rotate: rotate?,
+        exchange: exchange?,
         dpop_bound_access_tokens: raw.dpop_bound_access_tokens.is_some_and(|flag| flag.0),
         tls_client_certificate_bound_access_tokens: raw
             .tls_client_certificate_bound_access_tokens
@@ -191,6 +195,56 @@ fn redirect_uris(
     uris.into_iter().collect()
 }
 
+const TOKEN_EXCHANGE: &str = GrantType::TokenExchange.name();
+
+/// What it may exchange for what.
+fn exchange(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::Section<raw::Exchange>,
+    grants: Option<&[GrantType]>,
+    known: Option<&AccessToken>,
+) -> Option<Option<Exchange>> {
+    let has_grant = grants.is_none_or(|grants| grants.contains(&GrantType::TokenExchange));
+    let Some(raw::Mapping(raw)) = raw else {
+        let needed = grants.is_some_and(|grants| grants.contains(&GrantType::TokenExchange));
+        return match needed && !report.is_settled(at) {
+            true => report.refuse(
+                at,
+                "missing: what it may exchange for what; exchange: { from: [its own audience], to: [https://next.example.com] }",
+            ),
+            false => Some(None),
+        };
+    };
+    if !has_grant {
+        return report.refuse(at, format!("has no meaning without the grant {TOKEN_EXCHANGE}"));
+    }
+    let mut list = |key: &str, raw: raw::List<String>| {
+        let at = at.key(key);
+        let items = report.items(&at, raw);
+        if items.is_empty() && !report.is_settled(&at) {
+            return report
+                .refuse(&at, "missing: at least one, of `access_token.audience` and `access_token.resources`");
+        }
+        let audiences = items.into_iter().map(|(path, text)| {
+            let ours = |settings: &AccessToken| {
+                settings.resources.iter().chain([&settings.audience]).any(|it| it.as_str() == text)
+            };
+            if known.is_none_or(ours) {
+                Some(Audience::new(text))
+            } else {
+                report.refuse(
+                    &path,
+                    format!("{} is neither `access_token.audience` nor one of its `resources`", quote(&text)),
+                )
+            }
+        });
+        super::all(audiences.collect::<Vec<_>>())
+    };
+    let (from, to) = (list("from", raw.from), list("to", raw.to));
+    Some(Some(Exchange { from: from?, to: to? }))
+}
+
 fn grants(
     report: &mut Report,
     at: &Path,
@@ -209,6 +263,11 @@ fn grants(
             ),
             "client_credentials" => Some(GrantType::ClientCredentials),
             "authorization_code" => Some(GrantType::AuthorizationCode),
+            TOKEN_EXCHANGE if is_public => report.refuse(
+                &path,
+                "a client without secret_hash is public: anybody could exchange what they have found in its name",
+            ),
+            TOKEN_EXCHANGE => Some(GrantType::TokenExchange),
             "password" => {
                 report.refuse(&path, "OAuth 2.1 drops this grant; where it must be, say legacy_password_grant: true")
             }
@@ -217,7 +276,8 @@ fn grants(
                 "is not supported yet; known are authorization_code, refresh_token and client_credentials",
             ),
             other => {
-                let mend = did_you_mean(other, ["authorization_code", "refresh_token", "client_credentials"]);
+                let known = ["authorization_code", "refresh_token", "client_credentials", TOKEN_EXCHANGE];
+                let mend = did_you_mean(other, known);
                 report.refuse(&path, format!("must be authorization_code, refresh_token or client_credentials{mend}"))
             }
         };

@@ -78,7 +78,7 @@ pub(super) fn check(
     let keys = signing_keys(report, &at.key("keys"), raw.keys, algorithm);
     let login = login::check(report, &at.key("login"), raw.login);
     let mut demo = Vec::new();
-    let clients = client::check_all(report, &at.key("clients"), raw.clients, &mut demo);
+    let clients = client::check_all(report, &at.key("clients"), raw.clients, access_token.as_ref(), &mut demo);
     let wants_id_tokens = clients
         .iter()
         .flatten()

@@ -245,6 +245,10 @@ shapes! {
         publish_ahead: Option<Scalar>,
         file: Option<String>,
     }
+    Exchange {
+        from: List<String>,
+        to: List<String>,
+    }
     AccessToken {
         lifetime: Option<Scalar>,
         algorithm: Option<String>,
@@ -303,6 +307,7 @@ shapes! {
         legacy_password_grant: Option<Flag>,
         scopes: List<String>,
         rotation: Option<String>,
+        exchange: Section<Exchange>,
         dpop_bound_access_tokens: Option<Flag>,
         tls_client_certificate_bound_access_tokens: Option<Flag>,
         disabled: Option<Flag>,

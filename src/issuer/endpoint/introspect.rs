@@ -14,8 +14,8 @@ use crate::{
         grant::refresh::{rules, still_allowed},
         session::RefreshTokens,
     },
-    store::{MAX_LEEWAY, Standing, Unavailable},
-    token::{Confirmation, verify::Proof},
+    store::Standing,
+    token::Confirmation,
     types::{IssuerUrl, Scopes, Subject},
 };
 
@@ -84,16 +84,7 @@ async fn introspect(issuer: &Issuer, request: &Request<Bytes>) -> Result<Option<
 /// they who ask. §2.2 lets us answer `false` to one that the token is not for; but all of ours have the one audience, and no
 /// client stands for a part of it. Whoever asks has the token, and could read all of this in it but for the username.
 fn access_token(issuer: &Issuer, token: &str) -> Result<Option<Active>, Error> {
-    let now = issuer.clock.now();
-    let Ok(Proof { identity, key, .. }) = issuer.own.verify(token, now) else { return Ok(None) };
-    // That is as lenient about time as a gateway can be; this is told what the token says.
-    if now + MAX_LEEWAY >= identity.expires_at || issuer.ledger.is_revoked(&identity.credential(&key)) {
-        return Ok(None);
-    }
-    // Others may have revoked it, and we have not heard of them for too long to say that nobody has.
-    if issuer.freshness.as_ref().is_some_and(|freshness| freshness.is_stale()) {
-        return Err(Unavailable("its revocations have not been heard of for too long".into()).into());
-    }
+    let Some(identity) = issuer.good_token(token)? else { return Ok(None) };
     let text = |name| identity.text(name).map(Box::from);
     let number = |name| identity.claims.get(name).and_then(Value::as_u64);
     // Claims of ours that the verifier has found to be there.

@@ -88,6 +88,7 @@ async fn grant<'a>(
         GrantType::AuthorizationCode => grant::authorization_code::grant(issuer, client, &form, asker).await,
         GrantType::ClientCredentials => grant::client_credentials::grant(issuer, client, &form, asker).await,
         GrantType::Password => grant::password::grant(issuer, client, &form, asker).await,
+        GrantType::TokenExchange => grant::token_exchange::grant(issuer, client, &form, asker).await,
         GrantType::RefreshToken => grant::refresh::grant(issuer, client, &form, asker).await,
     }
 }

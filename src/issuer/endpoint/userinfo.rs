@@ -11,8 +11,6 @@ use crate::{
         id_token::{OPENID, about},
         possession::{self, DPOP_NONCE, Sent},
     },
-    store::{MAX_LEEWAY, Unavailable},
-    token::verify::Proof,
     types::Subject,
 };
 
@@ -33,14 +31,11 @@ pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Re
             "The access token is expired, revoked or none of ours.",
         )
     };
-    let now = issuer.clock.now();
-    let Ok(Proof { identity, key, .. }) = issuer.own.verify(token, now) else { return invalid() };
-    if now + MAX_LEEWAY >= identity.expires_at || issuer.ledger.is_revoked(&identity.credential(&key)) {
-        return invalid();
-    }
-    if issuer.freshness.as_ref().is_some_and(|freshness| freshness.is_stale()) {
-        return Error::from(Unavailable("its revocations have not been heard of for too long".into())).response();
-    }
+    let identity = match issuer.good_token(token) {
+        Ok(Some(identity)) => identity,
+        Ok(None) => return invalid(),
+        Err(cause) => return Error::from(cause).response(),
+    };
     let sent = Sent { token, by_dpop, confirmation: &identity.confirmation };
     let nonce = match possession::check(issuer, request, USERINFO, &sent) {
         Ok(nonce) => nonce,

@@ -101,6 +101,8 @@ pub(in crate::issuer) async fn grant(
     let refresh_token = refreshes.then(|| issuer.refresh_tokens.issue(&session));
     let grant = Grant {
         bound_to: *holds,
+        lifetime: issuer.access_lifetime(client),
+        act: None,
         asked: (GrantType::AuthorizationCode, visitor),
         subject: user.subject.as_str(),
         scopes: &scopes,

@@ -24,15 +24,16 @@ pub(in crate::issuer) async fn grant(
     let resources = requested_resources(issuer, form, &[])?;
     let began = issuer.ledger.position();
     let subject = format!("{CLIENT_SUBJECT}{}", client.id);
-    let asked = (GrantType::ClientCredentials, visitor);
     let grant = Grant {
-        resources: &resources,
-        asked,
+        asked: (GrantType::ClientCredentials, visitor),
         bound_to: *holds,
         subject: &subject,
         scopes: &scopes,
+        resources: &resources,
         session: None,
         began,
+        lifetime: issuer.access_lifetime(client),
+        act: None,
         claims: None,
     };
     Granted::new(issuer, client, &grant, None, issuer.clock.now()).await

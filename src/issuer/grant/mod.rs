@@ -4,6 +4,7 @@ pub(super) mod authorization_code;
 pub(super) mod client_credentials;
 pub(super) mod password;
 pub(super) mod refresh;
+pub(super) mod token_exchange;
 
 use serde::Serialize;
 
@@ -33,6 +34,9 @@ pub(super) struct Granted {
     /// OpenID Connect Core §3.1.3.3.
     #[serde(skip_serializing_if = "Option::is_none")]
     id_token: Option<String>,
+    /// RFC 8693 §2.2.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issued_token_type: Option<&'static str>,
 }
 
 impl Granted {
@@ -46,10 +50,11 @@ impl Granted {
         Ok(Self {
             access_token: issuer.access_token(client, grant, now).await?,
             token_type: if grant.bound_to.key.is_some() { "DPoP" } else { "Bearer" },
-            expires_in: issuer.access_lifetime(client).as_secs(),
+            expires_in: grant.lifetime.as_secs(),
             refresh_token,
             scope: Some(grant.scopes.to_string()).filter(|scope| !scope.is_empty()),
             id_token: None,
+            issued_token_type: None,
         })
     }
 }

@@ -41,6 +41,8 @@ pub(in crate::issuer) async fn grant(
     let refresh_token = session.as_ref().map(|session| issuer.refresh_tokens.issue(session));
     let grant = Grant {
         bound_to: *holds,
+        lifetime: issuer.access_lifetime(client),
+        act: None,
         asked: (GrantType::Password, visitor),
         subject: user.subject.as_str(),
         scopes: &scopes,

@@ -89,6 +89,8 @@ pub(in crate::issuer) async fn grant(
     let resources = requested_resources(issuer, form, &session.resources)?;
     let grant = Grant {
         bound_to: *holds,
+        lifetime: issuer.access_lifetime(client),
+        act: None,
         asked: (GrantType::RefreshToken, visitor),
         subject: user.subject.as_str(),
         scopes: &scopes,
