@@ -267,17 +267,26 @@ impl Issuer {
     ///
     /// Dropping the future loses no revocation: what has gone to the store is told to memory all the same.
     pub async fn handle(&self, endpoint: Endpoint, request: http::Request<Bytes>) -> http::Response<Bytes> {
+        if let Some(response) = endpoint::cors::preflight(endpoint, &request) {
+            return response;
+        }
+        let mut response = self.answer(endpoint, &request).await;
+        endpoint::cors::decorate(endpoint, response.headers_mut());
+        response
+    }
+
+    async fn answer(&self, endpoint: Endpoint, request: &http::Request<Bytes>) -> http::Response<Bytes> {
         match endpoint {
-            Endpoint::Authorize => endpoint::authorize::answer(self, &request).await,
-            Endpoint::LogIn => endpoint::authorize::log_in(self, &request).await,
-            Endpoint::Consent => endpoint::authorize::consent(self, &request).await,
-            Endpoint::LogOut => endpoint::logout::answer(self, &request).await,
-            Endpoint::Token => endpoint::token::answer(self, &request).await,
-            Endpoint::Revoke => endpoint::revoke::answer(self, &request).await,
-            Endpoint::Introspect => endpoint::introspect::answer(self, &request).await,
-            Endpoint::UserInfo => endpoint::userinfo::answer(self, &request),
-            Endpoint::Jwks => endpoint::jwks::answer(self, &request),
-            Endpoint::Metadata => endpoint::metadata::answer(self, &request),
+            Endpoint::Authorize => endpoint::authorize::answer(self, request).await,
+            Endpoint::LogIn => endpoint::authorize::log_in(self, request).await,
+            Endpoint::Consent => endpoint::authorize::consent(self, request).await,
+            Endpoint::LogOut => endpoint::logout::answer(self, request).await,
+            Endpoint::Token => endpoint::token::answer(self, request).await,
+            Endpoint::Revoke => endpoint::revoke::answer(self, request).await,
+            Endpoint::Introspect => endpoint::introspect::answer(self, request).await,
+            Endpoint::UserInfo => endpoint::userinfo::answer(self, request),
+            Endpoint::Jwks => endpoint::jwks::answer(self, request),
+            Endpoint::Metadata => endpoint::metadata::answer(self, request),
             // It has no end, so that it is not for whoever waits for one.
             Endpoint::Feed => refusal(http::StatusCode::INTERNAL_SERVER_ERROR, "server_error", "This goes on."),
         }

@@ -4,6 +4,7 @@ mod answers;
 mod audit;
 mod authorize;
 mod clients;
+mod cors;
 mod introspect;
 mod keys;
 mod operators;

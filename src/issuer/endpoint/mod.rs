@@ -1,6 +1,7 @@
 //! The endpoints: requests into types, types into responses.
 
 pub(super) mod authorize;
+pub(super) mod cors;
 pub(super) mod feed;
 pub(super) mod introspect;
 pub(super) mod jwks;

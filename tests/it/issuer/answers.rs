@@ -120,7 +120,7 @@ async fn a_description_never_repeats_what_the_client_sent() {
 #[tokio::test]
 async fn unknown_parameters_are_ignored_however_often_they_come() {
     let rig = Rig::new().await;
-    let body = format!("{LOGIN}&resource=a&resource=b&audience=%00&{}=1", "z".repeat(3000));
+    let body = format!("{LOGIN}&wanted=a&wanted=b&looked=%00&{}=1", "z".repeat(3000));
     rig.token(Some(&app()), &body).await.tokens();
 }
 
