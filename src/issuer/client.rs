@@ -7,9 +7,10 @@ use base64::{
 use http::{HeaderMap, header};
 
 use super::{
-    Client, Issuer,
+    Client, Issuer, SecretHash,
     error::{Error, Tried},
     form::{Form, Param},
+    throttle::Outcome,
 };
 use crate::{
     telemetry::audit::{Event, Facts},
@@ -36,9 +37,10 @@ pub(super) async fn authenticate<'a>(
     visitor: &Visitor,
 ) -> Result<&'a Client, Error> {
     let mut named = None;
-    let outcome = identify(issuer, headers, form, &mut named).await;
-    if let Err(error @ Error::InvalidClient(_)) = &outcome {
+    let outcome = identify(issuer, headers, form, visitor, &mut named).await;
+    if let Err(error @ (Error::InvalidClient(_) | Error::Throttled(_))) = &outcome {
         let reason = match named {
+            _ if matches!(error, Error::Throttled(_)) => error.reason(),
             // Or none was named.
             None => "unknown_client",
             Some(Client { disabled: true, .. }) => "disabled",
@@ -76,6 +78,7 @@ async fn identify<'a>(
     issuer: &'a Issuer,
     headers: &HeaderMap,
     form: &Form,
+    visitor: &Visitor,
     tried: &mut Option<&'a Client>,
 ) -> Result<&'a Client, Error> {
     let named = form.get(Param::ClientId);
@@ -84,16 +87,20 @@ async fn identify<'a>(
         (None, _) => {
             let id = named.ok_or(Error::InvalidClient(Tried::Body))?;
             let secret = form.get(Param::ClientSecret).unwrap_or_default();
-            check(issuer, id, secret, tried).await?.ok_or(Error::InvalidClient(Tried::Body))
+            check(issuer, id, secret, Some(visitor), tried).await?.ok_or(Error::InvalidClient(Tried::Body))
         }
         (Some(_), Some(_)) => Err(two_ways()),
         (Some(_), None) if form.get(Param::ClientSecret).is_some() => Err(two_ways()),
         (Some(field), None) => {
             let refused = Error::InvalidClient(Tried::Header);
-            for Basic { id, secret } in field.to_str().ok().and_then(read_basic).ok_or(refused)? {
-                if let Some(client) = check(issuer, &id, &secret, tried).await? {
-                    // The name in the body beside Basic is no second proof, but it must be the same client's.
-                    return if named.is_none_or(|named| named == id) { Ok(client) } else { Err(two_ways()) };
+            let readings = field.to_str().ok().and_then(read_basic).ok_or(refused)?;
+            // What is known at once goes first: the other reading of a good secret is no failure.
+            for by in [None, Some(visitor)] {
+                for Basic { id, secret } in &readings {
+                    if let Some(client) = check(issuer, id, secret, by, tried).await? {
+                        // The name in the body beside Basic is no second proof, but it must be the same client's.
+                        return if named.is_none_or(|named| named == id) { Ok(client) } else { Err(two_ways()) };
+                    }
                 }
             }
             Err(Error::InvalidClient(Tried::Header))
@@ -127,11 +134,12 @@ fn form_decode(text: &str) -> String {
 }
 
 /// The client of that name, if the secret is its own. An empty secret is none (RFC 6749 §2.3.1), which is right for a
-/// public client and for no other.
+/// public client and for no other. Where it has to be hashed, that is done for a visitor alone, whose failures count.
 async fn check<'a>(
     issuer: &'a Issuer,
     id: &str,
     secret: &str,
+    by: Option<&Visitor>,
     tried: &mut Option<&'a Client>,
 ) -> Result<Option<&'a Client>, Error> {
     let Some(client) = issuer.clients.get(id) else { return Ok(None) };
@@ -139,10 +147,30 @@ async fn check<'a>(
     let right = if secret.is_empty() {
         client.is_public()
     } else {
-        issuer.passwords.verify_client(&client.secret_hashes, secret).await?
+        issuer.passwords.recognise_client(&client.secret_hashes, secret)
+            || match by {
+                Some(visitor) => has_to_be_hashed(client) && verify(issuer, client, secret, visitor).await?,
+                None => false,
+            }
     };
     // Asked last: what a disabled client is told, and how long that takes, is what a wrong secret gets.
     Ok((right && !client.disabled).then_some(client))
+}
+
+/// A digest of a generated secret is looked at in a microsecond, and guessed by nobody.
+fn has_to_be_hashed(client: &Client) -> bool {
+    client.secret_hashes.iter().any(|hash| matches!(hash, SecretHash::Argon2id(_)))
+}
+
+async fn verify(issuer: &Issuer, client: &Client, secret: &str, visitor: &Visitor) -> Result<bool, Error> {
+    let attempt = issuer.throttle.client(&client.id, visitor).map_err(Error::Throttled)?;
+    let right = issuer.passwords.verify_client(&client.secret_hashes, secret).await;
+    attempt.ended(match &right {
+        Ok(true) => Outcome::Right,
+        Ok(false) => Outcome::Wrong,
+        Err(_) => Outcome::NotSeen,
+    });
+    right
 }
 
 fn two_ways() -> Error {

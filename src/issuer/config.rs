@@ -33,6 +33,8 @@ pub struct Config {
     pub feed_credential: Option<Secret>,
     /// How users log in at a browser, and what they see there.
     pub login: Login,
+    /// What failed logins cost; `None`: nothing.
+    pub throttle: Option<Throttle>,
     /// Who may ask for tokens.
     pub clients: Vec<Client>,
     /// Who may log in.
@@ -112,6 +114,19 @@ pub struct Login {
     pub logo: Option<Arc<str>>,
     /// What buttons and links are coloured with: red, green, blue.
     pub color: [u8; 3],
+}
+
+/// How many logins may fail before the next one has to wait, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Throttle {
+    /// Of one user at one network, or in one browser that the user is known in. At least 1, as the others.
+    pub failures: u32,
+    /// Of one user, by all who are not known to be them.
+    pub failures_by_strangers: u32,
+    /// From one network, of all users.
+    pub failures_by_address: u32,
+    /// The longest wait, at least a second.
+    pub longest_wait: Duration,
 }
 
 /// How long a session lives.

@@ -1,6 +1,6 @@
 //! What the issuer's endpoints answer when they do not do what they are asked: RFC 6749 §5.2, RFC 7009 §2.2.1, RFC 7662 §2.3.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -33,6 +33,9 @@ pub(super) enum Error {
     Unproved(Unproved, Option<Box<str>>),
     /// Too many passwords wait to be looked at: ours, and it passes.
     Busy,
+    /// Too many have failed before; they may try again after this, in whole seconds. Nothing has been looked at, so that it is no
+    /// `invalid_grant`, at which a client would throw away what may be right.
+    Throttled(Duration),
     /// The store could not answer: ours, and never a reason to call a token bad.
     Unavailable(Unavailable),
     /// A primitive failed: ours.
@@ -64,7 +67,7 @@ impl Error {
             Self::InvalidScope(_) => "invalid_scope",
             Self::InvalidTarget => "invalid_target",
             Self::Unproved(why, _) => why.code(),
-            Self::Busy | Self::Unavailable(_) => "temporarily_unavailable",
+            Self::Busy | Self::Throttled(_) | Self::Unavailable(_) => "temporarily_unavailable",
             Self::Internal(_) => "server_error",
         }
     }
@@ -86,6 +89,7 @@ impl Error {
                     response.headers_mut().insert(DPOP_NONCE, nonce);
                 }
             }
+            Self::Throttled(wait) => _ = response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().into()),
             Self::InvalidClient(Tried::Body)
             | Self::Unproved(_, None)
             | Self::InvalidRequest(_)
@@ -112,7 +116,8 @@ impl Error {
             | Self::UnsupportedGrantType
             | Self::InvalidTarget
             | Self::Unproved(..)
-            | Self::InvalidScope(_) => {}
+            | Self::InvalidScope(_)
+            | Self::Throttled(_) => {}
         }
     }
 
@@ -126,6 +131,7 @@ impl Error {
             | Self::InvalidTarget
             | Self::Unproved(..)
             | Self::InvalidScope(_) => StatusCode::BAD_REQUEST,
+            Self::Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -135,6 +141,7 @@ impl Error {
     pub(super) fn reason(&self) -> &str {
         match self {
             Self::Busy => "too_many_passwords",
+            Self::Throttled(_) => "throttled",
             Self::Unavailable(_) => "store_unavailable",
             Self::Internal(_) => "internal",
             Self::Unproved(why, _) => why.reason(),
@@ -159,6 +166,7 @@ impl Error {
             Self::UnsupportedGrantType => "The grant type is not supported.",
             Self::InvalidTarget => "The resource is not one that this token can be for.",
             Self::Unproved(why, _) => why.description(),
+            Self::Throttled(_) => "There have been too many failures; try again later.",
             Self::Busy | Self::Unavailable(_) => "The server cannot answer at the moment; try again.",
             Self::Internal(_) => "The server failed.",
         }

@@ -6,6 +6,7 @@ mod by;
 mod client;
 mod code;
 mod config;
+mod device;
 mod endpoint;
 mod error;
 mod form;
@@ -21,6 +22,7 @@ mod redirect;
 mod revoke;
 mod session;
 mod signing;
+mod throttle;
 mod user;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -34,7 +36,7 @@ pub use self::{
     by::By,
     config::{
         AccessToken, Client, Config, Consent, Exchange, GrantType, Lifetimes, Login, OFFLINE_ACCESS, RefreshToken,
-        SecretHash, StoreConfig, User, UsersFile,
+        SecretHash, StoreConfig, Throttle, User, UsersFile,
     },
     endpoint::Endpoint,
     error::refusal,
@@ -50,6 +52,7 @@ pub use self::{
 };
 use self::{
     browser::Browsers,
+    device::Devices,
     endpoint::Paths,
     keys::{Ring, Seal, Vault},
     ledger::Ledger,
@@ -92,8 +95,10 @@ pub struct Issuer {
     metrics: Metrics,
     audit: Audit,
     passwords: Passwords,
+    throttle: throttle::Throttle,
     refresh_tokens: RefreshTokens,
     browsers: Browsers,
+    devices: Devices,
     look: Look,
     ring: Arc<Ring>,
     signing: Signing,
@@ -189,8 +194,10 @@ impl Issuer {
             paths: Paths::new(&config),
             feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
             passwords: Passwords::new(),
+            throttle: throttle::Throttle::new(config.throttle.clone(), clock.clone(), metrics.clone()),
             refresh_tokens: RefreshTokens::new(&master, &config.previous_master_keys),
             browsers: Browsers::new(&config.url, &master, &config.previous_master_keys, clock.clone()),
+            devices: Devices::new(&config.url, &master, &config.previous_master_keys, clock.clone()),
             look: Look::new(&config.login),
             own: own_tokens(&config, ring.live().clone()),
             metadata: endpoint::metadata::document(&config).into(),

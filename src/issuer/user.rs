@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    By, CLIENT_SUBJECT, Client, Issuer, SecretHash, User, check_hash, error::Error, ledger::Cause, password::Passwords,
+    By, CLIENT_SUBJECT, Client, Issuer, SecretHash, User, check_hash, device::DeviceId, error::Error, ledger::Cause,
+    password::Passwords, throttle::Outcome,
 };
 use crate::{
     store::{Revoked, Unavailable},
@@ -118,20 +119,43 @@ pub(super) fn check(users: &[User]) -> Result<(), String> {
     Ok(())
 }
 
+/// What somebody has typed, and in which browser, if they are known there.
+pub(super) struct Typed<'a> {
+    pub(super) username: &'a str,
+    pub(super) password: &'a str,
+    pub(super) device: Option<DeviceId>,
+}
+
 /// Logs a user in, for a client; nobody, where the name or the password is wrong or they may not.
 ///
 /// # Errors
-/// When too many passwords wait to be looked at.
+/// When too many have failed before, or too many passwords wait to be looked at.
 pub(super) async fn log_in(
     issuer: &Issuer,
     client: &Client,
-    username: &str,
-    password: &str,
+    typed: &Typed<'_>,
     visitor: &Visitor,
 ) -> Result<Option<User>, Error> {
+    let Typed { username, password, device } = *typed;
     let users = issuer.users.load_full();
-    let user = users.log_in(&issuer.passwords, username, password).await?;
     let facts = Facts { client: Some(&client.id), ..visitor.into() };
+    let attempt = match issuer.throttle.login(username, device, visitor) {
+        Ok(attempt) => attempt,
+        Err(wait) => {
+            let error = Error::Throttled(wait);
+            let subject = users.named(username).map(|user| user.subject.as_str());
+            let (code, reason) = (Some(error.code()), Some(error.reason()));
+            issuer.audit.tell(Event::LoginFailed, Facts { subject, error: code, reason, ..facts });
+            return Err(error);
+        }
+    };
+    let user = users.log_in(&issuer.passwords, username, password).await;
+    attempt.ended(match &user {
+        Ok(Some(_)) => Outcome::Right,
+        Ok(None) => Outcome::Wrong,
+        Err(_) => Outcome::NotSeen,
+    });
+    let user = user?;
     if let Some(user) = user {
         let (subject, username) = (Some(user.subject.as_str()), Some(&*user.username));
         issuer.audit.tell(Event::LoggedIn, Facts { subject, username, ..facts });

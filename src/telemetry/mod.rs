@@ -74,6 +74,7 @@ struct Series {
     grants: IntCounterVec,
     refreshes: IntCounterVec,
     introspections: IntCounterVec,
+    throttled: IntCounterVec,
     ready: Gauge,
     audit_lines_lost: IntCounter,
 }
@@ -320,6 +321,11 @@ impl Metrics {
                 "Introspection endpoint requests, by result.",
                 &["result"],
             )?,
+            throttled: add.counters(
+                "sidegate_throttled_total",
+                "Logins and client authentications refused unseen, since too many had failed before, by what those are counted by.",
+                &["by"],
+            )?,
             ready: add.keep(Gauge::new("sidegate_ready", "1 while /readyz says yes.")?)?,
             audit_lines_lost: add.keep(IntCounter::new(
                 "sidegate_audit_lines_lost_total",
@@ -430,6 +436,12 @@ impl Metrics {
     /// An introspection request has been answered; `result` is `active`, `inactive` or the OAuth error code.
     pub fn introspection(&self, result: &'static str) {
         self.0.introspections.with_label_values(&[result]).inc();
+    }
+
+    /// A login, or the authentication of a client, was refused unseen. `by`: `browser`, `user_at_address`, `strangers`, `address`,
+    /// `client_at_address`.
+    pub fn throttled(&self, by: &'static str) {
+        self.0.throttled.with_label_values(&[by]).inc();
     }
 
     /// So many lines of the audit log are in no file.

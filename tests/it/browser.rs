@@ -19,8 +19,10 @@ fn between<'t>(text: &'t str, before: &str, after: char) -> &'t str {
     text[at..].split(after).next().unwrap()
 }
 
+/// The cookies that an answer sets, as a browser sends them.
 fn cookie(answer: &Answer) -> String {
-    answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned()
+    let set = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+    set.map(|(_, value)| value.split(';').next().unwrap()).collect::<Vec<_>>().join("; ")
 }
 
 /// Logs alice in and consents where that is asked for: what the client gets, and the browser's cookies.

@@ -181,6 +181,8 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("  refresh_token: {", "  login: { color: blue }\n  refresh_token: {", &[r##"28:12: issuer.login.color: must be a colour of the form "#0b57d0""##]),
     ("  refresh_token: {", "  login: { lifetime: 1s }\n  refresh_token: {", &["28:12: issuer.login.lifetime: must be from 1m to 30d"]),
     ("  refresh_token: {", "  login: { logo_file: config.yaml }\n  refresh_token: {", &["28:12: issuer.login.logo_file: must be a picture of the kind PNG or SVG"]),
+    ("  refresh_token: {", "  throttle: { failures: 0 }\n  refresh_token: {", &["28:15: issuer.throttle.failures: must be from 1 to 100000"]),
+    ("  refresh_token: {", "  throttle: { longest_wait: 2h }\n  refresh_token: {", &["28:15: issuer.throttle.longest_wait: must be from 1s to 1h"]),
     ("id: spa", "id: spa, secret_hashes: [hunter2]", &["30:34: issuer.clients[0].secret_hashes[0]: not a hash; make one with `sidegate hash-password`"]),
     ("id: spa", "id: spa, secret_hash: x, secret_hashes: [y]", &["30:34: issuer.clients[0].secret_hashes: stands beside secret_hash; a client has one of the two, and this takes both hashes"]),
     ("id: spa, grants: [refresh_token]", "id: spa, secret_hashes: [], grants: [client_credentials]", &["30:18: issuer.clients[0].secret_hashes: is empty; a client without a secret, which is a public one, leaves it out"]),
@@ -449,7 +451,8 @@ fn what_is_dangerous_or_idle_is_warned_of() {
         .replace("providers:", "  - { name: idle, demo: true }\nproviders:")
         .replace("    claim_headers:", "    legacy_query_token: true\n    claim_headers:")
         .replace("issuer:\n", "  - { name: late, match: { path: /x }, upstream: app }\nissuer:\n")
-        .replace("id: spa,", "id: spa, legacy_password_grant: true,");
+        .replace("id: spa,", "id: spa, legacy_password_grant: true,")
+        .replace("  clients:\n", "  throttle: { insecure_off: true }\n  clients:\n");
     let file = folder.write("config.yaml", &yaml);
     let output = check(&folder, &file, &[]);
     assert_eq!(output.status.code(), Some(0));
@@ -459,7 +462,8 @@ fn what_is_dangerous_or_idle_is_warned_of() {
         "config.yaml:11:5: warning: upstreams[1]",
         "config.yaml:24:5: warning: routes[1].legacy_query_token",
         "config.yaml:27:5: warning: routes[2]",
-        "config.yaml:33:18: warning: issuer.clients[0].legacy_password_grant",
+        "config.yaml:32:15: warning: issuer.throttle.insecure_off",
+        "config.yaml:34:18: warning: issuer.clients[0].legacy_password_grant",
     ];
     assert_eq!(places, expected, "{said}");
 }

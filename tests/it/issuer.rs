@@ -11,6 +11,7 @@ mod operators;
 mod refresh;
 mod revoke;
 mod start;
+mod throttle;
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +38,7 @@ use sidegate::{
     clock::{Clock, Timestamp},
     issuer::{
         AccessToken, Cause, Client, Config, Consent, GrantType, Issuer, KeysConfig, Lifetimes, Login, OFFLINE_ACCESS,
-        OpenError, RedirectUri, RefreshToken, RevokeError, RevokeRequest, SecretHash, StoreConfig, User,
+        OpenError, RedirectUri, RefreshToken, RevokeError, RevokeRequest, SecretHash, StoreConfig, Throttle, User,
     },
     revocation::Revocations,
     store::{OnRollback, Revocation},
@@ -209,7 +210,7 @@ impl Answer {
         assert!(description.bytes().all(|b| matches!(b, 0x20..=0x21 | 0x23..=0x5b | 0x5d..=0x7e)), "{description}");
         self.assert_not_kept();
         assert!(self.header(header::WWW_AUTHENTICATE).is_none(), "{:?}", self.0);
-        assert_eq!(self.header(header::RETRY_AFTER).is_some(), status == 503, "{:?}", self.0);
+        assert_eq!(self.header(header::RETRY_AFTER).is_some(), matches!(status, 429 | 503), "{:?}", self.0);
     }
 
     #[track_caller]
@@ -332,6 +333,12 @@ fn config(data: &Path) -> Config {
         keys: KeysConfig { rotate_every: None, publish_ahead: DAY, file: None },
         feed_credential: None,
         login: Login { lifetime: 8 * 3600 * SECOND, name: "Example".into(), logo: None, color: [0x0b, 0x57, 0xd0] },
+        throttle: Some(Throttle {
+            failures: 5,
+            failures_by_strangers: 20,
+            failures_by_address: 100,
+            longest_wait: 60 * SECOND,
+        }),
         clients: vec![
             client("app", Some(argon2id("secret")), &[Password, Refresh]),
             client("spa", None, &[Password, Refresh, ClientCredentials]),

@@ -77,6 +77,7 @@ pub(super) fn check(
     let feed = feed::served(report, &feed_at, raw.revocation_feed);
     let keys = signing_keys(report, &at.key("keys"), raw.keys, algorithm);
     let login = login::check(report, &at.key("login"), raw.login);
+    let throttle = login::throttle(report, &at.key("throttle"), raw.throttle);
     let mut demo = Vec::new();
     let clients = client::check_all(report, &at.key("clients"), raw.clients, access_token.as_ref(), &mut demo);
     let wants_id_tokens = clients
@@ -108,6 +109,7 @@ pub(super) fn check(
             keys: keys?,
             feed_credential: feed?.map(|(credential, _)| credential),
             login: login?,
+            throttle: throttle?,
             clients: clients?,
             users,
             users_file,

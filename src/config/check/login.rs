@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::values::{DAY, HOUR, MINUTE, duration};
+use super::values::{DAY, HOUR, MINUTE, SECOND, count, duration};
 use crate::{
     config::{file, path::Path, raw, report::Report},
-    issuer::Login,
+    issuer::{Login, Throttle},
 };
 
 /// The largest picture that is taken, in bytes: it is in every page.
@@ -37,6 +37,29 @@ pub(super) fn check(report: &mut Report, at: &Path, raw: raw::Section<raw::Login
         },
         color: color?,
     })
+}
+
+/// What failed logins cost.
+pub(super) fn throttle(report: &mut Report, at: &Path, raw: raw::Section<raw::Throttle>) -> Option<Option<Throttle>> {
+    let raw = raw.map(|section| section.0).unwrap_or_default();
+    let mut failures = |key: &str, raw, default| {
+        count(report, &at.key(key), raw, default, 1..=100_000).and_then(|failures| u32::try_from(failures).ok())
+    };
+    let own = failures("failures", raw.failures, 5);
+    let by_strangers = failures("failures_by_strangers", raw.failures_by_strangers, 20);
+    let by_address = failures("failures_by_address", raw.failures_by_address, 100);
+    let longest_wait = duration(report, &at.key("longest_wait"), raw.longest_wait, MINUTE, SECOND..=HOUR);
+    let rules = Throttle {
+        failures: own?,
+        failures_by_strangers: by_strangers?,
+        failures_by_address: by_address?,
+        longest_wait: longest_wait?,
+    };
+    if raw.insecure_off.is_some_and(|flag| flag.0) {
+        report.warn(&at.key("insecure_off"), "anybody can try passwords as fast as they can be looked at");
+        return Some(None);
+    }
+    Some(Some(rules))
 }
 
 /// A name that people see.

@@ -227,6 +227,7 @@ shapes! {
         keys: Section<SigningKeys>,
         revocation_feed: Section<ServedFeed>,
         login: Section<Login>,
+        throttle: Section<Throttle>,
         clients: List<Mapping<Client>>,
         users: Option<Users>,
     }
@@ -235,6 +236,13 @@ shapes! {
         name: Option<String>,
         logo_file: Option<String>,
         color: Option<String>,
+    }
+    Throttle {
+        failures: Option<Scalar>,
+        failures_by_strangers: Option<Scalar>,
+        failures_by_address: Option<Scalar>,
+        longest_wait: Option<Scalar>,
+        insecure_off: Option<Flag>,
     }
     ServedFeed {
         credential: Option<SecretText>,

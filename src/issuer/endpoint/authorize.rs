@@ -18,7 +18,7 @@ use crate::{
         form::{Form, Param},
         grant::{requested_resources, requested_scopes},
         pages::{self, Notice, Problem},
-        user,
+        user::{self, Typed},
     },
     store::{NewSession, Record},
     telemetry::audit::{Event, Facts},
@@ -95,8 +95,14 @@ pub(in crate::issuer) async fn log_in(issuer: &Issuer, request: &Request<Bytes>)
         };
         let Some(client) = known(issuer, &ask) else { return Ok(notice(issuer, Notice::BadLink)) };
         let (username, password) = (form.get(Param::Username).unwrap_or_default(), form.get(Param::Password));
-        let visitor = visitor(request);
-        let found = user::log_in(issuer, client, username, password.unwrap_or_default(), &visitor).await?;
+        let (visitor, device) = (visitor(request), issuer.devices.of(request.headers(), username));
+        let typed = Typed { username, password: password.unwrap_or_default(), device };
+        let found = match user::log_in(issuer, client, &typed, &visitor).await {
+            Err(Error::Throttled(wait)) => {
+                return Ok(log_in_page(issuer, browser, &ask, username, Some(Problem::TooMany(wait))));
+            }
+            found => found?,
+        };
         let Some(user) = found else {
             return Ok(log_in_page(issuer, browser, &ask, username, Some(Problem::Wrong)));
         };
@@ -124,6 +130,8 @@ pub(in crate::issuer) async fn log_in(issuer: &Issuer, request: &Request<Bytes>)
         let mut response = see_other(&format!("{}{AUTHORIZE}?ticket={ticket}", issuer.config.url))?;
         let cookie = issuer.browsers.logged_in(&issuer.refresh_tokens.issue(&session));
         response.headers_mut().append(header::SET_COOKIE, cookie);
+        let known = issuer.devices.known(request.headers(), username)?;
+        response.headers_mut().append(header::SET_COOKIE, known);
         Ok(response)
     })
     .await

@@ -51,7 +51,7 @@ struct Known<'a> {
 impl Known<'_> {
     fn tell(&self, issuer: &Issuer, error: &Error, visitor: &Visitor) {
         // Who asked, and what was presented, have lines of their own.
-        if matches!(error, Error::InvalidClient(_) | Error::InvalidGrant(_)) {
+        if matches!(error, Error::InvalidClient(_) | Error::InvalidGrant(_) | Error::Throttled(_)) {
             return;
         }
         let facts = Facts {

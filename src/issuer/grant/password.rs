@@ -8,7 +8,7 @@ use crate::{
         error::Error,
         form::{Form, Param},
         possession::Asker,
-        user,
+        user::{self, Typed},
     },
     types::SessionId,
 };
@@ -26,7 +26,8 @@ pub(in crate::issuer) async fn grant(
     let (username, password) = (form.require(Param::Username)?, form.require(Param::Password)?);
     let scopes = requested_scopes(form, &client.scopes)?;
     let resources = requested_resources(issuer, form, &[])?;
-    let Some(user) = user::log_in(issuer, client, username, password, visitor).await? else { return Err(REFUSED) };
+    let typed = Typed { username, password, device: None };
+    let Some(user) = user::log_in(issuer, client, &typed, visitor).await? else { return Err(REFUSED) };
 
     let now = issuer.clock.now();
     let position = issuer.ledger.position();

@@ -3,7 +3,7 @@
 
 mod text;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use askama::Template;
 use aws_lc_rs::digest;
@@ -69,13 +69,20 @@ impl Look {
         let status = match problem {
             None | Some(Problem::Expired) => StatusCode::OK,
             Some(Problem::Wrong) => StatusCode::FORBIDDEN,
+            Some(Problem::TooMany(_)) => StatusCode::TOO_MANY_REQUESTS,
         };
-        let problem = problem.map(|problem| match problem {
-            Problem::Wrong => TEXT.wrong,
-            Problem::Expired => TEXT.expired,
+        let message = problem.map(|problem| match problem {
+            Problem::Wrong => TEXT.wrong.to_owned(),
+            Problem::Expired => TEXT.expired.to_owned(),
+            Problem::TooMany(wait) => text::too_many(wait),
         });
         let Form { action, ticket } = form;
-        self.respond(status, &LogIn { look: self, text: &TEXT, client, problem, action, ticket, username })
+        let page = LogIn { look: self, text: &TEXT, client, problem: message, action, ticket, username };
+        let mut response = self.respond(status, &page);
+        if let Some(Problem::TooMany(wait)) = problem {
+            response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().into());
+        }
+        response
     }
 
     /// Asks whether a client may have what it asks for.
@@ -121,6 +128,8 @@ pub(super) enum Problem {
     Wrong,
     /// The page had been open for too long.
     Expired,
+    /// Too many have failed before: nothing was looked at, and will not be before this has passed.
+    TooMany(Duration),
 }
 
 #[derive(Template)]
@@ -129,7 +138,7 @@ struct LogIn<'a> {
     look: &'a Look,
     text: &'a Text,
     client: &'a str,
-    problem: Option<&'static str>,
+    problem: Option<String>,
     action: &'a str,
     ticket: &'a str,
     username: &'a str,

@@ -1,5 +1,7 @@
 //! Every text of the pages.
 
+use std::time::Duration;
+
 /// What the pages say.
 pub(super) struct Text {
     pub(super) log_in: &'static str,
@@ -38,6 +40,14 @@ pub(super) static TEXT: Text = Text {
     log_out_question: "Log out?",
     log_out_means: "This logs this browser out here. Apps that you have logged in to keep their own sessions.",
 };
+
+/// Why nobody can log in for so long. It is the same whoever they say they are.
+pub(super) fn too_many(wait: Duration) -> String {
+    match wait.as_secs() {
+        ..=1 => "There were too many failed tries. Please try again in a second.".into(),
+        seconds => format!("There were too many failed tries. Please try again in {seconds} seconds."),
+    }
+}
 
 /// What a page says that asks nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

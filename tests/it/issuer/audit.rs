@@ -104,6 +104,34 @@ async fn a_login_says_who_from_where_and_what_came_of_it() {
 }
 
 #[tokio::test]
+async fn a_login_that_comes_too_early_is_told_without_what_was_typed() {
+    let (_, lines) = written(Rig::new().await, async |rig| {
+        for username in ["alice", "open+sesame"] {
+            for _ in 0..6 {
+                let form = format!("grant_type=password&username={username}&password=hunter2");
+                rig.send(from(Request::post("/oauth/token").header(header::AUTHORIZATION, app()), &form)).await;
+            }
+        }
+        for _ in 0..6 {
+            let request = Request::post("/oauth/token").header(header::AUTHORIZATION, basic("odd id&=", "hunter2"));
+            rig.send(from(request, "grant_type=client_credentials")).await;
+        }
+    })
+    .await;
+    let throttled: Vec<_> = lines.iter().filter(|line| line["reason"] == "throttled").collect();
+    let (early, from) = (json!({ "error": "temporarily_unavailable" }), json!({ "address": "192.0.2.7" }));
+    for (line, own) in throttled.iter().zip([
+        json!({ "event": "login", "outcome": "failed", "client": "app", "subject": "user-alice", "username": null }),
+        json!({ "event": "login", "outcome": "failed", "client": "app", "subject": null, "username": null }),
+        json!({ "event": "client_authentication", "outcome": "failed", "client": "odd id&=" }),
+    ]) {
+        [&early, &from, &own].into_iter().for_each(|members| assert_members(line, members));
+    }
+    assert_eq!((throttled.len(), lines.len()), (3, 18));
+    assert!(lines.iter().all(|line| !line.to_string().contains("hunter2") && !line.to_string().contains("sesame")));
+}
+
+#[tokio::test]
 async fn each_way_a_refresh_can_go_is_told() {
     let rig = Rig::new().await;
     let mut old = rig.log_in_publicly().await;

@@ -104,7 +104,11 @@ async fn of_two_secrets_each_is_good_and_a_third_is_not() {
         [sha256(one), argon2id(two)],
         [argon2id(one), argon2id(two)],
     ] {
-        let rig = Rig::with(|config| config.clients[2].secret_hashes = hashes.to_vec()).await;
+        let rig = Rig::with(|config| {
+            config.clients[2].secret_hashes = hashes.to_vec();
+            config.throttle = None;
+        })
+        .await;
         // Twice, since what was right once is remembered.
         for secret in [two, one, two, one] {
             rig.token(Some(&basic("svc", secret)), SELF).await.tokens();
@@ -139,7 +143,11 @@ pub(super) fn slow(secret: &str) -> SecretHash {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_passwords_is_told_to_come_back() {
-    let rig = Arc::new(Rig::with(|config| config.clients[2].secret_hashes = vec![slow("generated")]).await);
+    let rig = Rig::with(|config| {
+        config.clients[2].secret_hashes = vec![slow("generated")];
+        config.throttle = None;
+    });
+    let rig = Arc::new(rig.await);
     let wrong = basic("svc", "wrong");
     let statuses = flood(&rig, Some(wrong.clone()), SELF).await;
     assert!(statuses[&401] >= 66 && statuses[&503] > 0 && statuses.len() == 2, "{statuses:?}");
@@ -166,7 +174,11 @@ async fn a_secret_that_was_right_once_is_never_in_the_way_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_who_is_not_there_costs_as_much_as_one_who_is() {
-    let rig = Arc::new(Rig::with(|config| config.users[0].password_hash = slow("open sesame")).await);
+    let rig = Rig::with(|config| {
+        config.users[0].password_hash = slow("open sesame");
+        config.throttle = None;
+    });
+    let rig = Arc::new(rig.await);
     let body = "grant_type=password&username=nobody&password=x&client_id=spa";
     let statuses = flood(&rig, None, body).await;
     // Without a hash to look at, none would have had to wait.
