@@ -41,7 +41,10 @@ fn summary(config: &Config) -> String {
     ];
     if let Some(issuer) = &config.issuer {
         parts.push(counted(issuer.clients.len(), "client"));
-        parts.push(counted(issuer.users.len(), "user"));
+        parts.push(match &issuer.users_hook {
+            None => counted(issuer.users.len(), "user"),
+            Some(_) => "users asked for over HTTP".into(),
+        });
     }
     parts.join(", ")
 }

@@ -12,6 +12,9 @@ use crate::types::Secret;
 const USER_AGENT: &str = concat!("Sidegate/", env!("CARGO_PKG_VERSION"));
 /// How often an answer may point elsewhere.
 const MAX_REDIRECTS: usize = 3;
+/// How many connections to a service are kept without work, and for how long.
+const MAX_IDLE: usize = 8;
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Who asks. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -69,23 +72,24 @@ impl Client {
     /// # Errors
     /// When the system has no resolver, or TLS cannot be set up.
     pub fn new(tls: &Arc<rustls::ClientConfig>, timeout: Duration) -> Result<Self, String> {
-        Self::build(reqwest::Client::builder().timeout(timeout), tls)
+        Self::build(for_documents().timeout(timeout), tls)
+    }
+
+    /// A client of one service, at `url`, which is asked often: connections are kept, and no redirect is followed, since what is
+    /// sent is for that service alone. So is what goes without TLS: no proxy gets to see it.
+    ///
+    /// # Errors
+    /// When the system has no resolver, or TLS cannot be set up.
+    pub fn of_service(url: &str, tls: &Arc<rustls::ClientConfig>, timeout: Duration) -> Result<Self, String> {
+        let builder = reqwest::Client::builder().timeout(timeout).redirect(Policy::none());
+        let builder = builder.pool_max_idle_per_host(MAX_IDLE).pool_idle_timeout(IDLE);
+        Self::build(if url.starts_with("https:") { builder } else { builder.no_proxy() }, tls)
     }
 
     fn build(builder: reqwest::ClientBuilder, tls: &Arc<rustls::ClientConfig>) -> Result<Self, String> {
         builder
             .tls_backend_preconfigured(rustls::ClientConfig::clone(tls))
             .user_agent(USER_AGENT)
-            .redirect(Policy::custom(|attempt| {
-                let from = attempt.previous().last().map(Url::origin);
-                if attempt.previous().len() > MAX_REDIRECTS || from != Some(attempt.url().origin()) {
-                    attempt.stop()
-                } else {
-                    attempt.follow()
-                }
-            }))
-            // A set of keys is asked for every few minutes.
-            .pool_max_idle_per_host(0)
             .build()
             .map(Self)
             .map_err(|error| chain(&error))
@@ -96,7 +100,7 @@ impl Client {
     /// # Errors
     /// When the system has no resolver, or TLS cannot be set up.
     pub fn streaming(tls: &Arc<rustls::ClientConfig>, timeout: Duration) -> Result<Self, String> {
-        Self::build(reqwest::Client::builder().connect_timeout(timeout), tls)
+        Self::build(for_documents().connect_timeout(timeout), tls)
     }
 
     /// Asks for an answer that goes on, with a bearer token. Who asks bounds the wait for its head, and for each piece.
@@ -104,11 +108,7 @@ impl Client {
     /// # Errors
     /// When there is no answer, or another than 200.
     pub async fn open(&self, url: &str, bearer: &Secret) -> Result<Stream, FetchError> {
-        let credential = [b"Bearer ", bearer.expose()].concat();
-        let mut credential = HeaderValue::from_maybe_shared(bytes::Bytes::from(credential))
-            .map_err(|_| FetchError::Broken("the credential cannot be sent".into()))?;
-        credential.set_sensitive(true);
-        let request = self.0.get(url).header(header::AUTHORIZATION, credential);
+        let request = self.0.get(url).header(header::AUTHORIZATION, authorization(bearer)?);
         let response = request.send().await.map_err(failed)?;
         match response.status() {
             StatusCode::OK => Ok(Stream(response)),
@@ -123,26 +123,73 @@ impl Client {
     /// When there is no answer, or another than 200.
     pub async fn get(&self, url: &str, most: usize) -> Result<Document, FetchError> {
         let request = self.0.get(url).header(header::ACCEPT, "application/json");
-        let mut response = request.send().await.map_err(failed)?;
+        let response = request.send().await.map_err(failed)?;
         match response.status() {
             StatusCode::OK => {}
             status if status.is_redirection() => return Err(FetchError::Redirected),
             status => return Err(FetchError::Status(status.as_u16())),
         }
-        let too_large = FetchError::TooLarge(most);
-        if response.content_length().is_some_and(|length| length > most as u64) {
+        let fresh_for = fresh_for(response.headers());
+        Ok(Document { body: read(response, most).await?, fresh_for })
+    }
+
+    /// Puts a question in JSON, with a bearer token: the status of the answer, and up to `most` bytes of it.
+    ///
+    /// # Errors
+    /// When there is no answer, or one that points elsewhere.
+    pub async fn post(
+        &self,
+        url: &str,
+        bearer: &Secret,
+        json: &str,
+        most: usize,
+    ) -> Result<(u16, Vec<u8>), FetchError> {
+        let kind = HeaderValue::from_static("application/json");
+        let request = self.0.post(url).header(header::ACCEPT, &kind).header(header::CONTENT_TYPE, &kind);
+        let request = request.header(header::AUTHORIZATION, authorization(bearer)?).body(json.to_owned());
+        let response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        if status.is_redirection() {
+            return Err(FetchError::Redirected);
+        }
+        Ok((status.as_u16(), read(response, most).await?))
+    }
+}
+
+/// Follows a document to elsewhere on its origin. A set of keys is asked for every few minutes: no connection is kept for that.
+fn for_documents() -> reqwest::ClientBuilder {
+    let redirects = Policy::custom(|attempt| {
+        let from = attempt.previous().last().map(Url::origin);
+        if attempt.previous().len() > MAX_REDIRECTS || from != Some(attempt.url().origin()) {
+            attempt.stop()
+        } else {
+            attempt.follow()
+        }
+    });
+    reqwest::Client::builder().redirect(redirects).pool_max_idle_per_host(0)
+}
+
+fn authorization(bearer: &Secret) -> Result<HeaderValue, FetchError> {
+    let credential = [b"Bearer ", bearer.expose()].concat();
+    let mut credential = HeaderValue::from_maybe_shared(bytes::Bytes::from(credential))
+        .map_err(|_| FetchError::Broken("the credential cannot be sent".into()))?;
+    credential.set_sensitive(true);
+    Ok(credential)
+}
+
+async fn read(mut response: reqwest::Response, most: usize) -> Result<Vec<u8>, FetchError> {
+    let too_large = FetchError::TooLarge(most);
+    if response.content_length().is_some_and(|length| length > most as u64) {
+        return Err(too_large);
+    }
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(failed)? {
+        if body.len() + piece.len() > most {
             return Err(too_large);
         }
-        let fresh_for = fresh_for(response.headers());
-        let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(failed)? {
-            if body.len() + piece.len() > most {
-                return Err(too_large);
-            }
-            body.extend_from_slice(&piece);
-        }
-        Ok(Document { body, fresh_for })
+        body.extend_from_slice(&piece);
     }
+    Ok(body)
 }
 
 /// An answer that goes on.

@@ -43,6 +43,8 @@ pub struct Config {
     pub users_file: Option<UsersFile>,
     /// Whether each DPoP proof needs a nonce (RFC 9449 §8); otherwise those whose time says nothing.
     pub needs_nonces: bool,
+    /// Who is asked about users, where none are here.
+    pub users_hook: Option<UsersHook>,
     /// The other issuers whose tokens the gateway takes, and how long those live at the most, leeway included, where that is
     /// known: what is to be revoked has to be remembered for as long.
     pub others: Vec<(IssuerUrl, Option<Duration>)>,
@@ -258,6 +260,23 @@ pub struct UsersFile {
     pub path: PathBuf,
     /// What was there when its users were read.
     pub seen: Option<Stamp>,
+}
+
+/// A service that is asked about users, by the contract in `deploy/users-hook.md`.
+#[derive(Clone, Debug)]
+pub struct UsersHook {
+    /// Where it answers.
+    pub url: Box<str>,
+    /// What it is shown.
+    pub credential: Secret,
+    /// Whom to trust.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// How long what it has said of a user is good.
+    pub recheck: Duration,
+    /// Claims of tokens, each with the member of its answer's claims that it is; `None`: all of those, as they are.
+    pub claims: Option<Vec<(String, String)>>,
 }
 
 /// Who may log in.

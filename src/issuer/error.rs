@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-use super::possession::DPOP_NONCE;
+use super::{hook::Away, possession::DPOP_NONCE};
 use crate::{
     store::Unavailable,
     token::{dpop::Unproved, keys::KeyError},
@@ -38,6 +38,8 @@ pub(super) enum Error {
     Throttled(Duration),
     /// The store could not answer: ours, and never a reason to call a token bad.
     Unavailable(Unavailable),
+    /// Whoever knows the users could not say: as the store.
+    UsersAway(Away),
     /// A primitive failed: ours.
     Internal(KeyError),
 }
@@ -67,7 +69,7 @@ impl Error {
             Self::InvalidScope(_) => "invalid_scope",
             Self::InvalidTarget => "invalid_target",
             Self::Unproved(why, _) => why.code(),
-            Self::Busy | Self::Throttled(_) | Self::Unavailable(_) => "temporarily_unavailable",
+            Self::Busy | Self::Throttled(_) | Self::Unavailable(_) | Self::UsersAway(_) => "temporarily_unavailable",
             Self::Internal(_) => "server_error",
         }
     }
@@ -81,7 +83,7 @@ impl Error {
                 let challenge = HeaderValue::from_static("Basic realm=\"sidegate\", charset=\"UTF-8\"");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             }
-            Self::Busy | Self::Unavailable(_) => {
+            Self::Busy | Self::Unavailable(_) | Self::UsersAway(_) => {
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
             }
             Self::Unproved(_, Some(nonce)) => {
@@ -107,6 +109,7 @@ impl Error {
     fn log(&self) {
         match self {
             Self::Unavailable(cause) => tracing::error!(%cause, "a request to the issuer could not be answered"),
+            Self::UsersAway(cause) => tracing::error!(%cause, "the users could not be asked for"),
             Self::Internal(cause) => tracing::error!(%cause, "a request to the issuer failed"),
             Self::Busy => tracing::warn!("too many passwords wait to be looked at"),
             Self::InvalidRequest(_)
@@ -132,7 +135,7 @@ impl Error {
             | Self::Unproved(..)
             | Self::InvalidScope(_) => StatusCode::BAD_REQUEST,
             Self::Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Busy | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Unavailable(_) | Self::UsersAway(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -143,6 +146,7 @@ impl Error {
             Self::Busy => "too_many_passwords",
             Self::Throttled(_) => "throttled",
             Self::Unavailable(_) => "store_unavailable",
+            Self::UsersAway(_) => "users_unavailable",
             Self::Internal(_) => "internal",
             Self::Unproved(why, _) => why.reason(),
             Self::InvalidRequest(_)
@@ -167,7 +171,9 @@ impl Error {
             Self::InvalidTarget => "The resource is not one that this token can be for.",
             Self::Unproved(why, _) => why.description(),
             Self::Throttled(_) => "There have been too many failures; try again later.",
-            Self::Busy | Self::Unavailable(_) => "The server cannot answer at the moment; try again.",
+            Self::Busy | Self::Unavailable(_) | Self::UsersAway(_) => {
+                "The server cannot answer at the moment; try again."
+            }
             Self::Internal(_) => "The server failed.",
         }
     }

@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{self, Algorithm as Digest, SHA256, SHA384, SHA512};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 
-use super::{Client, Issuer, RESERVED_CLAIMS, User, error::Error};
+use super::{Client, Issuer, RESERVED_CLAIMS, error::Error, user::Account};
 use crate::{
     clock::Timestamp,
     token::Algorithm,
@@ -33,7 +33,7 @@ impl Issuer {
     pub(super) async fn id_token(
         &self,
         client: &Client,
-        user: &User,
+        user: &Account,
         scopes: &Scopes,
         login: &Authentication<'_>,
         now: Timestamp,
@@ -60,7 +60,7 @@ impl Issuer {
 }
 
 /// Who a user is, as far as the scopes go: what is configured of them, under what they are.
-pub(super) fn about(user: &User, scopes: &Scopes) -> Map<String, Value> {
+pub(super) fn about(user: &Account, scopes: &Scopes) -> Map<String, Value> {
     let others = user.claims.iter().filter(|(name, _)| !RESERVED_CLAIMS.contains(&name.as_str()));
     let mut claims: Map<_, _> = others.map(|(name, value)| (name.clone(), value.clone())).collect();
     if scopes.contains(PROFILE) {

@@ -11,6 +11,7 @@ mod endpoint;
 mod error;
 mod form;
 mod grant;
+mod hook;
 mod id_token;
 mod keys;
 mod ledger;
@@ -27,7 +28,6 @@ mod user;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -36,7 +36,7 @@ pub use self::{
     by::By,
     config::{
         AccessToken, Client, Config, Consent, Exchange, GrantType, Lifetimes, Login, OFFLINE_ACCESS, RefreshToken,
-        SecretHash, StoreConfig, Throttle, User, UsersFile,
+        SecretHash, StoreConfig, Throttle, User, UsersFile, UsersHook,
     },
     endpoint::Endpoint,
     error::refusal,
@@ -87,8 +87,7 @@ const SWEEP_STEP: usize = 8;
 pub struct Issuer {
     config: Config,
     clients: HashMap<ClientId, Client>,
-    /// Replaced as a whole. Whoever grants something looks at one and the same all the way.
-    users: ArcSwap<Users>,
+    users: Users,
     paths: Paths,
     feeds: endpoint::feed::Feeds,
     clock: Clock,
@@ -190,7 +189,7 @@ impl Issuer {
         let ring = Arc::new(ring);
         let issuer = Arc::new(Self {
             clients: config.clients.iter().map(|client| (client.id.clone(), client.clone())).collect(),
-            users: ArcSwap::from_pointee(Users::new(&config.users)),
+            users: Users::new(&config, clock.clone(), metrics.clone()).map_err(OpenError::Config)?,
             paths: Paths::new(&config),
             feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
             passwords: Passwords::new(),
@@ -255,12 +254,15 @@ impl Issuer {
 
     /// Whether an answer holds up the thread that makes it no longer than a request that is forwarded does. Passwords are
     /// hashed, signatures that take their time are made and the embedded store is written on other threads, so that what is
-    /// left is a quick signature, or the verification of one. A connection to Redis is made by whoever finds none, and belongs
-    /// on the issuer's own runtime, so that it outlives who has asked for it.
+    /// left is a quick signature, or the verification of one. A connection to Redis, or to whoever knows the users, is made by
+    /// whoever finds none, and belongs on the issuer's own runtime, so that it outlives who has asked for it.
     pub fn is_quick(&self, endpoint: Endpoint) -> bool {
         match endpoint {
-            Endpoint::Token | Endpoint::Introspect => matches!(self.config.store, StoreConfig::Embedded),
-            Endpoint::Jwks | Endpoint::Metadata | Endpoint::UserInfo => true,
+            Endpoint::Token | Endpoint::Introspect => {
+                matches!(self.config.store, StoreConfig::Embedded) && self.users.are_here()
+            }
+            Endpoint::UserInfo => self.users.are_here(),
+            Endpoint::Jwks | Endpoint::Metadata => true,
             Endpoint::Authorize
             | Endpoint::LogIn
             | Endpoint::Consent
@@ -291,7 +293,7 @@ impl Issuer {
             Endpoint::Token => endpoint::token::answer(self, request).await,
             Endpoint::Revoke => endpoint::revoke::answer(self, request).await,
             Endpoint::Introspect => endpoint::introspect::answer(self, request).await,
-            Endpoint::UserInfo => endpoint::userinfo::answer(self, request),
+            Endpoint::UserInfo => endpoint::userinfo::answer(self, request).await,
             Endpoint::Jwks => endpoint::jwks::answer(self, request),
             Endpoint::Metadata => endpoint::metadata::answer(self, request),
             // It has no end, so that it is not for whoever waits for one.
@@ -346,6 +348,9 @@ impl Issuer {
 /// What the config room has checked where text was read. Asked again, because a mistake here lets somebody in.
 fn check(config: &Config) -> Result<(), OpenError> {
     user::check(&config.users).map_err(OpenError::Config)?;
+    if config.users_hook.is_some() && !config.users.is_empty() {
+        return Err(OpenError::Config("there are users here, and a hook that knows others".into()));
+    }
     for client in &config.clients {
         for hash in &client.secret_hashes {
             check_hash(hash).map_err(|why| OpenError::Config(format!("the hash of client {} {why}", client.id)))?;

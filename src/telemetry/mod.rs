@@ -75,6 +75,7 @@ struct Series {
     refreshes: IntCounterVec,
     introspections: IntCounterVec,
     throttled: IntCounterVec,
+    users_hook_calls: IntCounterVec,
     ready: Gauge,
     audit_lines_lost: IntCounter,
 }
@@ -326,6 +327,11 @@ impl Metrics {
                 "Logins and client authentications refused unseen, since too many had failed before, by what those are counted by.",
                 &["by"],
             )?,
+            users_hook_calls: add.counters(
+                "sidegate_users_hook_calls_total",
+                "Questions to the hook that knows the users, by operation and result.",
+                &["operation", "result"],
+            )?,
             ready: add.keep(Gauge::new("sidegate_ready", "1 while /readyz says yes.")?)?,
             audit_lines_lost: add.keep(IntCounter::new(
                 "sidegate_audit_lines_lost_total",
@@ -442,6 +448,12 @@ impl Metrics {
     /// `client_at_address`.
     pub fn throttled(&self, by: &'static str) {
         self.0.throttled.with_label_values(&[by]).inc();
+    }
+
+    /// The hook that knows the users was asked. `operation`: `log_in`, `look_up`; `result`: `ok`, `denied`, `disabled`, `gone`,
+    /// those of [`FetchError::result`](crate::client::FetchError::result), `bad_answer`, `busy`.
+    pub fn users_hook_asked(&self, operation: &'static str, result: &'static str) {
+        self.0.users_hook_calls.with_label_values(&[operation, result]).inc();
     }
 
     /// So many lines of the audit log are in no file.

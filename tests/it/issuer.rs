@@ -5,6 +5,7 @@ mod audit;
 mod authorize;
 mod clients;
 mod cors;
+mod hook;
 mod introspect;
 mod keys;
 mod operators;
@@ -353,6 +354,7 @@ fn config(data: &Path) -> Config {
         users: vec![alice, User { disabled: true, ..user("mallory", "open sesame") }],
         users_file: None,
         needs_nonces: false,
+        users_hook: None,
         others: vec![
             (IssuerUrl::new("https://bounded.example"), Some(600 * SECOND)),
             (IssuerUrl::new("https://unbounded.example"), None),

@@ -33,4 +33,5 @@ mod tls;
 mod tokens;
 mod upstream;
 mod users;
+mod users_hook;
 mod walkthrough;

@@ -94,7 +94,7 @@ pub(super) fn check(
     let feed_at = over_tls.then_some(feed_at);
     let facts = Facts { present: true, url: url.clone(), algorithm, audience, demo, shared, feed: feed_at };
     let config = (|| {
-        let (users, users_file) = users?;
+        let user::Source { users, file: users_file, hook: users_hook } = users?;
         Some(Config {
             url: url?,
             access_token: access_token?,
@@ -113,6 +113,7 @@ pub(super) fn check(
             clients: clients?,
             users,
             users_file,
+            users_hook,
             others: Vec::new(),
             needs_nonces: false,
         })

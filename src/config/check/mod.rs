@@ -6,6 +6,7 @@ mod cors;
 mod feed;
 mod fetch;
 mod hash;
+mod hook;
 mod issuer;
 mod keys;
 mod listener;

@@ -4,26 +4,47 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::{client::identifier, hash};
+use super::{client::identifier, hash, hook};
 use crate::{
     config::{demo, error::quote, path::Path, raw, report::Report, users},
     io::Stamp,
-    issuer::{CLIENT_SUBJECT, RESERVED_CLAIMS, User, UsersFile},
+    issuer::{CLIENT_SUBJECT, RESERVED_CLAIMS, User, UsersFile, UsersHook},
     types::Subject,
 };
 
-/// Checks the users, and the file that has them where they are not written here; where the demo's is among them goes into
-/// `demo`.
+/// Users as they are configured.
+#[derive(Default)]
+pub(super) struct Source {
+    /// Those that are known.
+    pub(super) users: Vec<User>,
+    /// The file that has them.
+    pub(super) file: Option<UsersFile>,
+    /// Whom to ask, where none are known.
+    pub(super) hook: Option<UsersHook>,
+}
+
+/// Checks the users, and the file or the hook that has them where they are not written here; where the demo's is among them goes
+/// into `demo`.
 pub(super) fn check_wherever(
     report: &mut Report,
     at: &Path,
     raw: Option<raw::Users>,
     demo: &mut Vec<Path>,
-) -> Option<(Vec<User>, Option<UsersFile>)> {
+) -> Option<Source> {
     let name = match raw {
-        None => return Some((Vec::new(), None)),
-        Some(raw::Users::Here(list)) => return check_all(report, at, list, demo).map(|users| (users, None)),
-        Some(raw::Users::File(name)) => {
+        None => return Some(Source::default()),
+        Some(raw::Users::Here(list)) => {
+            return check_all(report, at, list, demo).map(|users| Source { users, ..Source::default() });
+        }
+        Some(raw::Users::Elsewhere(raw::UsersSource { file: Some(_), http: Some(_) })) => {
+            return report.refuse(at, "has both `file` and `http`; users come from one of them");
+        }
+        Some(raw::Users::Elsewhere(raw::UsersSource { file: None, http: Some(raw::Mapping(raw)) })) => {
+            let hook = hook::check(report, &at.key("http"), raw)?;
+            return Some(Source { hook: Some(hook), ..Source::default() });
+        }
+        Some(raw::Users::Elsewhere(_)) if report.is_settled(&at.key("http")) => return None,
+        Some(raw::Users::Elsewhere(raw::UsersSource { file: name, .. })) => {
             report.required(at, "file", name, "the file with the users; `sidegate user add` makes one")?
         }
     };
@@ -34,7 +55,7 @@ pub(super) fn check_wherever(
     let path = report.resolve(&name);
     let seen = Stamp::of(&path).ok();
     match users::load(&path) {
-        Ok(users) => Some((users, Some(UsersFile { path, seen }))),
+        Ok(users) => Some(Source { users, file: Some(UsersFile { path, seen }), hook: None }),
         Err(errors) => {
             for problem in errors.problems() {
                 match problem.at {

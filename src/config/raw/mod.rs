@@ -322,6 +322,18 @@ shapes! {
         access_token_lifetime: Option<Scalar>,
         sessions: Section<Lifetimes>,
     }
+    UsersSource {
+        file: Option<String>,
+        http: Section<UsersHook>,
+    }
+    UsersHook {
+        url: Option<String>,
+        credential: Option<SecretText>,
+        timeout: Option<Scalar>,
+        recheck: Option<Scalar>,
+        ca_file: Option<String>,
+        claims: Option<serde_json::Map<String, Value>>,
+    }
     User {
         username: Option<String>,
         password_hash: Option<String>,

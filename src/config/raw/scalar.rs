@@ -11,7 +11,7 @@ use serde::{
 };
 use zeroize::Zeroizing;
 
-use super::{List, User};
+use super::{List, User, UsersSource};
 
 /// A mapping and nothing else: serde would fill a struct from a list, in the order of its fields.
 pub(in crate::config) struct Mapping<T>(pub(in crate::config) T);
@@ -149,29 +149,23 @@ impl<'de> Deserialize<'de> for SecretText {
     }
 }
 
-/// Users: written here, or in a file of their own.
+/// Users: written here, or elsewhere.
 pub(in crate::config) enum Users {
     /// They stand here.
     Here(List<Mapping<User>>),
-    /// The file that has them.
-    File(Option<String>),
+    /// Where they are.
+    Elsewhere(UsersSource),
 }
 
 impl<'de> Deserialize<'de> for Users {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Default, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        struct File {
-            file: Option<String>,
-        }
-
         struct Written;
 
         impl<'de> Visitor<'de> for Written {
             type Value = Users;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of users or { file: … }")
+                f.write_str("a list of users, { file: … } or { http: … }")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Users, A::Error> {
@@ -179,7 +173,7 @@ impl<'de> Deserialize<'de> for Users {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Users, A::Error> {
-                File::deserialize(MapAccessDeserializer::new(map)).map(|file| Users::File(file.file))
+                UsersSource::deserialize(MapAccessDeserializer::new(map)).map(Users::Elsewhere)
             }
         }
 

@@ -35,12 +35,15 @@ pub fn named_by(path: &FilePath) -> Result<PathBuf, Errors> {
         let at = Path::default().key("issuer").key("users");
         let users = raw::read(text, report)?.issuer.and_then(|issuer| issuer.0.users);
         found = match users {
-            Some(raw::Users::File(Some(name))) => Some(report.resolve(&name)),
+            Some(raw::Users::Elsewhere(raw::UsersSource { file: Some(name), .. })) => Some(report.resolve(&name)),
+            Some(raw::Users::Elsewhere(raw::UsersSource { http: Some(_), .. })) => {
+                report.refuse(&at, "the users are asked for over HTTP; who knows them looks after them")
+            }
             Some(raw::Users::Here(_)) => report.refuse(
                 &at,
                 "the users stand here, in the configuration; put them into a file and say users: { file: users.yaml }",
             ),
-            Some(raw::Users::File(None)) | None => {
+            Some(raw::Users::Elsewhere(_)) | None => {
                 report.required(&at, "file", None, "the file with the users, as in users: { file: users.yaml }")
             }
         };

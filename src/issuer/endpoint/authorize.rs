@@ -335,9 +335,8 @@ async fn go_on(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, ask
     }
     let ticket = issuer.browsers.ticket(browser, TICKET, &ask);
     let action = format!("{}{CONSENT}", issuer.base());
-    let users = issuer.users.load();
-    let user = users.active(&login.session.subject);
-    let username = user.map_or("", |user| &user.username);
+    let user = issuer.active_user(&login.session.subject).await?;
+    let username = user.as_ref().map_or("", |user| &user.username);
     let form = pages::Form { action: &action, ticket: &ticket };
     let scopes = Scopes::parse(&ask.scopes).unwrap_or_default();
     Ok(issuer.look.consent(form, &client.name, username, &scopes, destination(&ask.redirect_uri)))
@@ -346,6 +345,9 @@ async fn go_on(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, ask
 /// Who is logged in at the browser, if that is recent enough for the client.
 async fn recent_login(issuer: &Issuer, request: &Request<Bytes>, ask: &Ask) -> Result<Option<Record>, Error> {
     let Some(login) = issuer.login_of(request.headers()).await? else { return Ok(None) };
+    if issuer.active_user(&login.session.subject).await?.is_none() {
+        return Ok(None);
+    }
     let now = issuer.clock.now();
     let recent = !ask.prompt.login
         && ask.max_age.is_none_or(|most| now.since(login.opened).unwrap_or_default().as_secs() <= most);

@@ -76,14 +76,14 @@ async fn introspect(issuer: &Issuer, request: &Request<Bytes>) -> Result<Option<
     if RefreshTokens::looks_like(token) {
         refresh_token(issuer, client, token).await
     } else {
-        access_token(issuer, token)
+        access_token(issuer, token).await
     }
 }
 
 /// An access token may be asked about by every confidential client, whosever it is: it is shown to resource servers, and it is
 /// they who ask. §2.2 lets us answer `false` to one that the token is not for; but all of ours have the one audience, and no
 /// client stands for a part of it. Whoever asks has the token, and could read all of this in it but for the username.
-fn access_token(issuer: &Issuer, token: &str) -> Result<Option<Active>, Error> {
+async fn access_token(issuer: &Issuer, token: &str) -> Result<Option<Active>, Error> {
     let Some(identity) = issuer.good_token(token)? else { return Ok(None) };
     let text = |name| identity.text(name).map(Box::from);
     let number = |name| identity.claims.get(name).and_then(Value::as_u64);
@@ -91,11 +91,13 @@ fn access_token(issuer: &Issuer, token: &str) -> Result<Option<Active>, Error> {
     let (Some(client_id), Some(sub), Some(exp)) = (text("client_id"), text("sub"), number("exp")) else {
         return Ok(None);
     };
+    // It is good without: a user base that is away takes no more from the answer than the name.
+    let user = issuer.active_user(&Subject::new(&*sub)).await.ok().flatten();
     Ok(Some(Active {
         active: true,
         scope: spoken(&identity.scopes),
         client_id,
-        username: issuer.users.load().active(&Subject::new(&*sub)).map(|user| Box::from(&*user.username)),
+        username: user.map(|user| Box::from(&*user.username)),
         token_type: Some(if identity.confirmation.key.is_some() { "DPoP" } else { "Bearer" }),
         cnf: Some(identity.confirmation).filter(|cnf| !cnf.is_none()),
         exp,
@@ -119,8 +121,7 @@ async fn refresh_token(issuer: &Issuer, client: &Client, token: &str) -> Result<
     else {
         return Ok(None);
     };
-    let users = issuer.users.load();
-    let Some(user) = users.active(&session.subject) else { return Ok(None) };
+    let Some(user) = issuer.active_user(&session.subject).await? else { return Ok(None) };
     Ok(Some(Active {
         active: true,
         scope: spoken(&still_allowed(client, &session)),

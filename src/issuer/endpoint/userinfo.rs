@@ -14,7 +14,7 @@ use crate::{
     types::Subject,
 };
 
-pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
+pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
     if request.method() != Method::GET && request.method() != Method::POST {
         return method_not_allowed("GET, POST");
     }
@@ -50,9 +50,12 @@ pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Re
             "The access token lacks the scope openid.",
         );
     }
-    let users = issuer.users.load();
-    let user = identity.text("sub").and_then(|subject| users.active(&Subject::new(subject)));
-    let mut response = user.map_or_else(invalid, |user| no_store(StatusCode::OK, &about(user, &identity.scopes)));
+    let Some(subject) = identity.text("sub").map(Subject::new) else { return invalid() };
+    let mut response = match issuer.active_user(&subject).await {
+        Ok(Some(user)) => no_store(StatusCode::OK, &about(&user, &identity.scopes)),
+        Ok(None) => invalid(),
+        Err(error) => error.response(),
+    };
     if let Some(nonce) = nonce.and_then(|nonce| HeaderValue::try_from(nonce).ok()) {
         response.headers_mut().insert(DPOP_NONCE, nonce);
     }

@@ -84,16 +84,14 @@ pub(in crate::issuer) async fn grant(
     // Whoever has logged out since, or been logged out, has not meant it any more.
     let Some(login) = issuer.login_record(kept.login).await? else { return Err(refused("logged_out", None)) };
     let subject = Subject::new(&*kept.subject);
-    let users = issuer.users.load_full();
-    let Some(user) = users.active(&subject).filter(|_| subject.part() == id.part()) else {
-        return Err(refused("user_gone", None));
-    };
+    let user = issuer.active_user(&subject).await?.filter(|_| subject.part() == id.part());
+    let Some(user) = user else { return Err(refused("user_gone", None)) };
     let resources = requested_resources(issuer, form, &kept.resources)?;
     let scopes = Scopes::parse(&kept.scopes).unwrap_or_default();
     // What comes of it later can be for all that the user has agreed to.
     let granted_resources = if kept.resources.is_empty() { &resources } else { &kept.resources };
     // Also where there is no refresh token to come: it is by its session that what comes of a code can be ended.
-    let session = open_session(issuer, client, id, user, &scopes, granted_resources, asker).await?;
+    let session = open_session(issuer, client, id, &user, &scopes, granted_resources, asker).await?;
     if !user::is_still_active(issuer, &subject, Some(session.id)).await? {
         return Err(refused("user_gone", Some(session.id)));
     }
@@ -118,7 +116,7 @@ pub(in crate::issuer) async fn grant(
         session: session.id,
         access_token: &granted.access_token,
     };
-    let id_token = issuer.id_token(client, user, &scopes, &login, now).await?;
+    let id_token = issuer.id_token(client, &user, &scopes, &login, now).await?;
     Ok(Granted { id_token, ..granted })
 }
 

@@ -9,11 +9,12 @@ pub(super) mod token_exchange;
 use serde::Serialize;
 
 use super::{
-    Client, Issuer, OFFLINE_ACCESS, User,
+    Client, Issuer, OFFLINE_ACCESS,
     access::Grant,
     error::Error,
     form::{Form, Param},
     possession::Asker,
+    user::Account,
 };
 use crate::{
     clock::Timestamp,
@@ -64,7 +65,7 @@ async fn open_session(
     issuer: &Issuer,
     client: &Client,
     id: SessionId,
-    user: &User,
+    user: &Account,
     scopes: &Scopes,
     resources: &[Box<str>],
     asker: &Asker,

@@ -9,6 +9,7 @@ use crate::{
         form::{Form, Param},
         ledger::Cause,
         possession::{Asker, unproved},
+        user::Ahead,
     },
     store::{Revocation, Rotation, RotationRules, Session},
     telemetry::audit::{Event, Facts, Refresh},
@@ -47,6 +48,7 @@ pub(in crate::issuer) async fn grant(
         requested_resources(issuer, form, &session.resources)?;
     }
 
+    let ahead = Ahead::ask(issuer, presented.session).await?;
     issuer.signing.turn().await;
     let now = issuer.clock.now();
     let rules = RotationRules { key: holds.key, ..rules(issuer, client) };
@@ -76,8 +78,7 @@ pub(in crate::issuer) async fn grant(
     issuer.metrics.refresh(outcome.name());
     let facts = Facts { subject: Some(session.subject.as_str()), ..facts };
     // Asked on every refresh: a user who was disabled or removed loses the session, not only the next password.
-    let users = issuer.users.load_full();
-    let Some(user) = users.active(&session.subject) else {
+    let Some(user) = ahead.user(issuer, &session.subject).await? else {
         tracing::warn!(session = %session.id, subject = %session.subject, "the session of a user who may not log in any more");
         let by = By { subject: Some(session.subject.clone()), ..Cause::UserGone.into() };
         let revocation = issuer.ledger.revoke_session(session.id, by, "its user is gone or disabled").await?;

@@ -65,11 +65,11 @@ pub(in crate::issuer) async fn grant(
     let resources = targets(form, exchange)?;
     let subject = subject_token.text("sub").ok_or(REFUSED)?;
     let rest = rest(&subject_token, now).ok_or(REFUSED)?;
-    let users = issuer.users.load_full();
-    let user = users.active(&Subject::new(subject));
-    if user.is_none() && !subject.starts_with(CLIENT_SUBJECT) {
-        return Err(REFUSED);
-    }
+    // A client's own token speaks for no user.
+    let user = match subject.starts_with(CLIENT_SUBJECT) {
+        true => None,
+        false => Some(issuer.active_user(&Subject::new(subject)).await?.ok_or(REFUSED)?),
+    };
     let allowed = Scopes::from_values(subject_token.scopes.iter().filter(|scope| client.scopes.contains(scope)));
     let scopes = requested_scopes(form, &allowed)?;
     let act = acting(client, &subject_token)?;
@@ -81,7 +81,7 @@ pub(in crate::issuer) async fn grant(
         resources: &resources,
         session: subject_token.text("sid").and_then(SessionId::parse),
         began: subject_token.text(BEGAN_CLAIM).and_then(|began| began.parse().ok()).ok_or(REFUSED)?,
-        claims: user.map(|user| &user.claims),
+        claims: user.as_ref().map(|user| &user.claims),
         lifetime: issuer.access_lifetime(client).min(rest),
         act: Some(&act),
     };
