@@ -42,7 +42,7 @@ use crate::{
 const FORGET_EVERY: Duration = Duration::from_secs(5 * 60);
 /// What is told to whoever comes while as many as may fail are being looked at.
 const A_MOMENT: Duration = Duration::from_secs(1);
-/// How many counts of one kind are kept, some 200 bytes each. Those that are asked for often stay longest.
+/// How many counts of one kind are kept, a few hundred bytes each. Those that are asked for often stay longest.
 const MAX_COUNTS: u64 = 1 << 15;
 /// For how long they are, once nobody asks for them: longer than the highest takes to be forgotten, but for extreme settings.
 const KEPT: Duration = Duration::from_secs(86_400);
