@@ -532,6 +532,9 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
         "logo_file: logo.svg",
         "secret_hashes:",
         "roles: [admin] }",
+        "exchange:",
+        "from: [api]",
+        "to: [https:",
     ];
     let uncommented: Vec<String> = default
         .lines()
