@@ -1,12 +1,13 @@
 //! The revocation endpoint (RFC 7009).
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
+use serde_json::json;
 
 use super::{method_not_allowed, visitor};
 use crate::issuer::{
     By, Client, Issuer, client,
-    error::{Error, forbid_storing},
+    error::{Error, no_store},
     form::{Form, Param},
     session::RefreshTokens,
 };
@@ -26,12 +27,8 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
     }
     let (visitor, mut client) = (visitor(request), None);
     match revoke(issuer, request, &visitor, &mut client).await {
-        // §2.2: the status says it all.
-        Ok(()) => {
-            let mut response = Response::new(Bytes::new());
-            forbid_storing(response.headers_mut());
-            response
-        }
+        // §2.2: the status says it all, and clients ignore the rest. Some, simple-oauth2 among them, take only JSON for an answer.
+        Ok(()) => no_store(StatusCode::OK, &json!({})),
         Err(error) => {
             // Who is not who they say has a line already.
             if !matches!(error, Error::InvalidClient(_)) {
