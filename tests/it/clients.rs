@@ -3,6 +3,7 @@
 
 mod browser;
 mod oauth;
+mod oidc;
 
 use std::{
     fs,
