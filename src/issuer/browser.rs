@@ -93,9 +93,9 @@ impl Browsers {
         self.set(self.login, token, "")
     }
 
-    /// Takes that cookie away.
-    pub(super) fn logged_out(&self) -> HeaderValue {
-        self.set(self.login, "", "; Max-Age=0")
+    /// Takes that cookie away where it was sent along.
+    pub(super) fn logged_out(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        cookie(headers, self.login).map(|_| self.set(self.login, "", "; Max-Age=0"))
     }
 
     fn set(&self, name: &str, value: &str, more: &str) -> HeaderValue {

@@ -155,6 +155,8 @@ pub struct Client {
     pub name: Arc<str>,
     /// Where a browser may be sent to with a code, or with the news that there is none.
     pub redirect_uris: Vec<RedirectUri>,
+    /// Where a browser may be sent to when its user has logged out (OpenID Connect RP-Initiated Logout §3).
+    pub post_logout_redirect_uris: Vec<RedirectUri>,
     /// Whether its users are asked before it gets anything of theirs.
     pub consent: Consent,
     /// The grants it may use.

@@ -40,6 +40,8 @@ pub(super) enum Param {
     DpopJkt,
     Request,
     RequestUri,
+    IdTokenHint,
+    PostLogoutRedirectUri,
     /// What shows that a form came from a page of ours, and what that was about.
     Ticket,
     /// What a user has decided.
@@ -47,7 +49,7 @@ pub(super) enum Param {
 }
 
 impl Param {
-    const ALL: [Self; 32] = [
+    const ALL: [Self; 34] = [
         Self::GrantType,
         Self::ClientId,
         Self::ClientSecret,
@@ -78,11 +80,13 @@ impl Param {
         Self::DpopJkt,
         Self::Request,
         Self::RequestUri,
+        Self::IdTokenHint,
+        Self::PostLogoutRedirectUri,
         Self::Ticket,
         Self::Decision,
     ];
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::GrantType => "grant_type",
             Self::ClientId => "client_id",
@@ -114,6 +118,8 @@ impl Param {
             Self::DpopJkt => "dpop_jkt",
             Self::Request => "request",
             Self::RequestUri => "request_uri",
+            Self::IdTokenHint => "id_token_hint",
+            Self::PostLogoutRedirectUri => "post_logout_redirect_uri",
             Self::Ticket => "ticket",
             Self::Decision => "decision",
         }
@@ -146,11 +152,12 @@ impl Param {
             | Self::Password
             | Self::RefreshToken
             | Self::RedirectUri
+            | Self::PostLogoutRedirectUri
             | Self::Nonce
             | Self::Resource
             | Self::Audience => 1024,
             Self::Scope | Self::State | Self::RequestUri => 4096,
-            Self::Token | Self::SubjectToken | Self::ActorToken | Self::Request | Self::Ticket => {
+            Self::Token | Self::SubjectToken | Self::ActorToken | Self::Request | Self::IdTokenHint | Self::Ticket => {
                 super::MAX_TOKEN_BYTES
             }
         }

@@ -8,13 +8,16 @@ use super::{Client, Issuer, RESERVED_CLAIMS, error::Error, user::Account};
 use crate::{
     clock::Timestamp,
     token::Algorithm,
-    types::{Scopes, SessionId},
+    types::{Scopes, SessionId, Subject},
 };
 
 /// The scope that asks for one (OpenID Connect Core §3.1.2.1).
 pub const OPENID: &str = "openid";
 /// The scope that asks for what a user is called (§5.4).
 const PROFILE: &str = "profile";
+
+/// The `typ` of one.
+const TYPE: &str = "JWT";
 
 /// What an ID token says of a login.
 pub(super) struct Authentication<'a> {
@@ -55,7 +58,31 @@ impl Issuer {
         if let Some(nonce) = login.nonce {
             claims.insert("nonce".into(), nonce.into());
         }
-        Ok(Some(self.signing.sign(&self.ring.signer(), "JWT", &claims).await?))
+        Ok(Some(self.signing.sign(&self.ring.signer(), TYPE, &claims).await?))
+    }
+}
+
+/// What an ID token says that comes back as a hint.
+pub(super) struct Hint<'a> {
+    /// The client that it was for.
+    pub(super) client: &'a Client,
+    /// Who had logged in.
+    pub(super) subject: Subject,
+    /// The client's session that came of it.
+    pub(super) session: SessionId,
+}
+
+impl Issuer {
+    /// Reads one of ours that a client shows, though it may have expired (RP-Initiated Logout §4): as long as the key that has
+    /// signed it verifies. One that says nothing we can rely on is none.
+    pub(super) fn hint(&self, id_token: &str) -> Option<Hint<'_>> {
+        let claims = self.own.signed(id_token, TYPE).ok()?;
+        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        Some(Hint {
+            client: self.clients.get(text("aud")?).filter(|client| !client.disabled)?,
+            subject: Subject::new(text("sub")?),
+            session: SessionId::parse(text("sid")?)?,
+        })
     }
 }
 

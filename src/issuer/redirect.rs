@@ -1,4 +1,4 @@
-//! Where a browser may be sent to (RFC 6749 §3.1.2).
+//! Where a browser may be sent to (RFC 6749 §3.1.2, OpenID Connect RP-Initiated Logout §3).
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl RedirectUri {
                 }
                 if scheme == "http" && !matches!(authority.host(), "127.0.0.1" | "[::1]" | "localhost") {
                     return Err(
-                        "plain http is for loopback alone (127.0.0.1, [::1], localhost): a code would travel readable",
+                        "plain http is for loopback alone (127.0.0.1, [::1], localhost): what is sent there would travel readable",
                     );
                 }
             }

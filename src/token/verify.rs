@@ -175,6 +175,27 @@ impl Verifier {
         provider.verify(index, parts, &header, claims, now).map_err(refused)
     }
 
+    /// What a JWT of that `typ` says, if one of its provider's keys has signed it now or before. It is no access token: whom it is
+    /// for, and until when, is for whoever asks to judge.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn signed(&self, token: &str, typ: &str) -> Result<Map<String, Value>, Refused> {
+        let parts = self.split(token)?;
+        let header = Header::read(parts.header)?;
+        self.check_algorithm_is_known(header.algorithm)?;
+        let claims = object(&decode(parts.payload)?).ok_or(Refused::Malformed)?;
+        let (_, provider) = self.find_provider(&claims)?;
+        check_algorithm(provider, header.algorithm)?;
+        if header.typ.as_deref() != Some(typ) {
+            return Err(Refused::WrongType);
+        }
+        let keys = provider.keys.load();
+        let (_, verifier) = find_key(&keys, &header)?;
+        check_signature(verifier, parts)?;
+        Ok(claims)
+    }
+
     /// Whether a token that was verified by `key`, of this provider, would still be. `seen` is the set in which the key was
     /// found last.
     pub fn still_knows(&self, provider: usize, key: &Arc<Key>, seen: &Cell<u64>) -> bool {

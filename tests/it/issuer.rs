@@ -8,6 +8,7 @@ mod cors;
 mod hook;
 mod introspect;
 mod keys;
+mod logout;
 mod operators;
 mod refresh;
 mod revoke;
@@ -280,6 +281,7 @@ fn client(id: &str, secret_hash: Option<SecretHash>, grants: &[GrantType]) -> Cl
         secret_hashes: secret_hash.into_iter().collect(),
         name: id.into(),
         redirect_uris: Vec::new(),
+        post_logout_redirect_uris: Vec::new(),
         consent: Consent::Ask,
         grants: grants.to_vec(),
         scopes: Scopes::from_values(["read", "write"]),

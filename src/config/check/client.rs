@@ -64,6 +64,8 @@ fn check(
     let grants = grants(report, at, raw.grants, raw.legacy_password_grant, is_public);
     let redirect_uris = redirect_uris(report, &at.key("redirect_uris"), raw.redirect_uris, grants.as_deref());
     let exchange = exchange(report, &at.key("exchange"), raw.exchange, grants.as_deref(), tokens);
+    let post_logout_redirect_uris =
+        uris(report, &at.key("post_logout_redirect_uris"), raw.post_logout_redirect_uris, grants.as_deref());
     let scopes = route::scopes(report, &at.key("scopes"), raw.scopes);
     let rotations = [("rotate", true), ("reuse", false)];
     let mut rotate = word(report, &at.key("rotation"), raw.rotation.as_deref(), true, &rotations);
@@ -83,6 +85,7 @@ fn check(
         secret_hashes: secret_hashes?,
         name: name?.into(),
         redirect_uris: redirect_uris?,
+        post_logout_redirect_uris: post_logout_redirect_uris?,
         consent: consent?,
         grants: grants?,
         scopes: scopes?,
@@ -174,23 +177,33 @@ fn redirect_uris(
     raw: raw::List<String>,
     grants: Option<&[GrantType]>,
 ) -> Option<Vec<RedirectUri>> {
-    let there = raw.is_some();
+    let missing = raw.as_ref().is_none_or(Vec::is_empty);
+    let needed = grants.is_some_and(|grants| grants.contains(&GrantType::AuthorizationCode));
+    if needed && missing && !report.is_settled(at) {
+        return report.refuse(
+            at,
+            "missing: authorization_code sends browsers back; redirect_uris: [https://app.example.com/callback]",
+        );
+    }
+    uris(report, at, raw, grants)
+}
+
+/// Where browsers may be sent to, if this client sends any here.
+fn uris(
+    report: &mut Report,
+    at: &Path,
+    raw: raw::List<String>,
+    grants: Option<&[GrantType]>,
+) -> Option<Vec<RedirectUri>> {
+    if raw.is_some() && grants.is_some_and(|grants| !grants.contains(&GrantType::AuthorizationCode)) {
+        report.warn(at, "nothing is sent there: grants has no authorization_code");
+    }
     let mut uris = Vec::new();
     for (path, text) in report.items(at, raw) {
         uris.push(match RedirectUri::parse(&text) {
             Ok(uri) => Some(uri),
             Err(why) => report.refuse(&path, why),
         });
-    }
-    let needed = grants.is_some_and(|grants| grants.contains(&GrantType::AuthorizationCode));
-    if needed && uris.is_empty() && !report.is_settled(at) {
-        return report.refuse(
-            at,
-            "missing: authorization_code sends browsers back; redirect_uris: [https://app.example.com/callback]",
-        );
-    }
-    if there && !needed && grants.is_some() {
-        report.warn(at, "nothing is sent there: grants has no authorization_code");
     }
     uris.into_iter().collect()
 }

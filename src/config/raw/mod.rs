@@ -309,6 +309,7 @@ shapes! {
         secret_hash: Option<String>,
         name: Option<String>,
         redirect_uris: List<String>,
+        post_logout_redirect_uris: List<String>,
         consent: Option<String>,
         secret_hashes: List<String>,
         grants: List<String>,

@@ -194,7 +194,7 @@ pub(super) async fn respond(
     response
 }
 
-fn failed(issuer: &Issuer, error: &Error) -> Response<Bytes> {
+pub(super) fn failed(issuer: &Issuer, error: &Error) -> Response<Bytes> {
     // Its status, its place in the log and when to try again are those of any other answer.
     let plain = error.response();
     let what = if plain.status() == StatusCode::SERVICE_UNAVAILABLE { Notice::Unavailable } else { Notice::Failed };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use super::{AUTHORIZE, INTROSPECT, JWKS, REVOKE, TOKEN, USERINFO};
+use super::{AUTHORIZE, INTROSPECT, JWKS, LOG_OUT, REVOKE, TOKEN, USERINFO};
 use crate::{
     issuer::{Client, Config, GrantType, Issuer},
     token::dpop,
@@ -55,6 +55,7 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
     }
     if config.has_id_tokens() {
         document["userinfo_endpoint"] = format!("{url}{USERINFO}").into();
+        document["end_session_endpoint"] = format!("{url}{LOG_OUT}").into();
         document["subject_types_supported"] = json!(["public"]);
         document["id_token_signing_alg_values_supported"] = json!([config.access_token.algorithm.name()]);
         document["scopes_supported"] = json!(["openid", "profile"]);

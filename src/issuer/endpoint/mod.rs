@@ -28,7 +28,7 @@ pub enum Endpoint {
     LogIn,
     /// Where its page for consent leads.
     Consent,
-    /// A browser's login ends.
+    /// A browser's login ends; the `end_session_endpoint` of OpenID Connect RP-Initiated Logout §2.
     LogOut,
     /// RFC 6749 §3.2.
     Token,

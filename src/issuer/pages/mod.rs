@@ -100,10 +100,16 @@ impl Look {
         self.respond(StatusCode::OK, &page)
     }
 
-    /// Asks whether somebody wants to log out.
-    pub(super) fn log_out(&self, form: Form<'_>) -> Response<Bytes> {
+    /// Asks whether somebody wants to log out. `client` has sent them, if any has; `goes_on` if there is a way back to it.
+    pub(super) fn log_out(
+        &self,
+        form: Form<'_>,
+        username: &str,
+        client: Option<&str>,
+        goes_on: bool,
+    ) -> Response<Bytes> {
         let Form { action, ticket } = form;
-        self.respond(StatusCode::OK, &LogOut { look: self, text: &TEXT, action, ticket })
+        self.respond(StatusCode::OK, &LogOut { look: self, text: &TEXT, client, goes_on, action, ticket, username })
     }
 
     /// Says something. `detail` is for whoever has to mend it.
@@ -162,8 +168,11 @@ struct Consent<'a> {
 struct LogOut<'a> {
     look: &'a Look,
     text: &'a Text,
+    client: Option<&'a str>,
+    goes_on: bool,
     action: &'a str,
     ticket: &'a str,
+    username: &'a str,
 }
 
 #[derive(Template)]

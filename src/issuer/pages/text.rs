@@ -19,7 +19,9 @@ pub(super) struct Text {
     pub(super) somebody_else: &'static str,
     pub(super) log_out: &'static str,
     pub(super) log_out_question: &'static str,
+    pub(super) sends_to_log_out: &'static str,
     pub(super) log_out_means: &'static str,
+    pub(super) stay: &'static str,
 }
 
 pub(super) static TEXT: Text = Text {
@@ -38,7 +40,9 @@ pub(super) static TEXT: Text = Text {
     somebody_else: "Log in as somebody else",
     log_out: "Log out",
     log_out_question: "Log out?",
-    log_out_means: "This logs this browser out here. Apps that you have logged in to keep their own sessions.",
+    sends_to_log_out: "has sent you here to log out.",
+    log_out_means: "This ends your login at this browser. Apps keep their own sessions until you log out there.",
+    stay: "Stay logged in",
 };
 
 /// Why nobody can log in for so long. It is the same whoever they say they are.

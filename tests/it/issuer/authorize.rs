@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-const BACK: &str = "https://app.example.com/cb";
-const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+pub(super) const BACK: &str = "https://app.example.com/cb";
+pub(super) const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 /// Its S256, as RFC 7636 appendix B has it.
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
@@ -14,7 +14,7 @@ async fn rig() -> Rig {
     rig_with(|_| {}).await
 }
 
-async fn rig_with(change: impl FnOnce(&mut Config)) -> Rig {
+pub(super) async fn rig_with(change: impl FnOnce(&mut Config)) -> Rig {
     use GrantType::{AuthorizationCode as Code, RefreshToken as Refresh};
     let uris = |uris: &[&str]| uris.iter().map(|uri| RedirectUri::parse(uri).unwrap()).collect();
     Rig::with(|config| {
@@ -44,21 +44,21 @@ async fn rig_with(change: impl FnOnce(&mut Config)) -> Rig {
 }
 
 /// A browser, with its cookies.
-struct Browser<'r> {
-    rig: &'r Rig,
-    cookies: BTreeMap<String, String>,
+pub(super) struct Browser<'r> {
+    pub(super) rig: &'r Rig,
+    pub(super) cookies: BTreeMap<String, String>,
 }
 
 impl<'r> Browser<'r> {
-    fn new(rig: &'r Rig) -> Self {
+    pub(super) fn new(rig: &'r Rig) -> Self {
         Self { rig, cookies: BTreeMap::new() }
     }
 
-    async fn get(&mut self, path: &str) -> Answer {
+    pub(super) async fn get(&mut self, path: &str) -> Answer {
         self.send(Request::get(path), "").await
     }
 
-    async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Answer {
+    pub(super) async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Answer {
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let request = Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         self.send(request, &body).await
@@ -78,18 +78,18 @@ impl<'r> Browser<'r> {
     }
 
     /// Asks for a code, and gets a page with a form.
-    async fn ask(&mut self, query: &str) -> Page {
+    pub(super) async fn ask(&mut self, query: &str) -> Page {
         Page::of(&self.get(&format!("/oauth/authorize?{query}")).await)
     }
 
-    async fn log_in(&mut self, page: &Page, username: &str, password: &str) -> Answer {
+    pub(super) async fn log_in(&mut self, page: &Page, username: &str, password: &str) -> Answer {
         assert_eq!(page.action, "/oauth/login");
         let form = [("ticket", &*page.ticket), ("username", username), ("password", password)];
         self.post("/oauth/login", &form).await
     }
 
     /// Logs alice in, and follows to what comes then.
-    async fn logged_in(&mut self, query: &str) -> Answer {
+    pub(super) async fn logged_in(&mut self, query: &str) -> Answer {
         let page = self.ask(query).await;
         let answer = self.log_in(&page, "alice", "open sesame").await;
         assert_eq!(answer.status(), 303, "{:?}", answer.0);
@@ -97,22 +97,22 @@ impl<'r> Browser<'r> {
         self.get(next.strip_prefix(URL).unwrap()).await
     }
 
-    async fn decide(&mut self, page: &Page, decision: &str) -> Answer {
+    pub(super) async fn decide(&mut self, page: &Page, decision: &str) -> Answer {
         assert_eq!(page.action, "/oauth/consent");
         self.post("/oauth/consent", &[("ticket", &*page.ticket), ("decision", decision)]).await
     }
 }
 
 /// A page with a form.
-struct Page {
-    text: String,
-    action: String,
-    ticket: String,
+pub(super) struct Page {
+    pub(super) text: String,
+    pub(super) action: String,
+    pub(super) ticket: String,
 }
 
 impl Page {
     #[track_caller]
-    fn of(answer: &Answer) -> Self {
+    pub(super) fn of(answer: &Answer) -> Self {
         let text = page(answer);
         let between = |before: &str| {
             let at = text.find(before).unwrap_or_else(|| panic!("no form: {text}")) + before.len();
@@ -125,7 +125,7 @@ impl Page {
 
 /// The text of a page, which nobody may keep, frame or bring scripts into.
 #[track_caller]
-fn page(answer: &Answer) -> String {
+pub(super) fn page(answer: &Answer) -> String {
     assert_eq!(answer.header(header::CONTENT_TYPE), Some("text/html; charset=utf-8"), "{:?}", answer.0);
     let policy = answer.header(header::CONTENT_SECURITY_POLICY).unwrap();
     assert!(policy.starts_with("default-src 'none'; style-src 'sha256-") && policy.contains("frame-ancestors 'none'"));
@@ -138,7 +138,7 @@ fn page(answer: &Answer) -> String {
 }
 
 #[track_caller]
-fn location(answer: &Answer) -> String {
+pub(super) fn location(answer: &Answer) -> String {
     assert_eq!(answer.status(), 303, "{:?}", answer.0);
     answer.assert_not_kept();
     answer.header(header::LOCATION).unwrap().to_owned()
@@ -146,7 +146,7 @@ fn location(answer: &Answer) -> String {
 
 /// What goes back to a client.
 #[track_caller]
-fn back(answer: &Answer, to: &str) -> BTreeMap<String, String> {
+pub(super) fn back(answer: &Answer, to: &str) -> BTreeMap<String, String> {
     let location = location(answer);
     let (there, query) = location.rsplit_once(['?', '&']).map_or(("", ""), |_| location.split_at(to.len()));
     assert_eq!(there, to, "{location}");
@@ -155,7 +155,7 @@ fn back(answer: &Answer, to: &str) -> BTreeMap<String, String> {
     found
 }
 
-fn asks(client: &str, more: &str) -> String {
+pub(super) fn asks(client: &str, more: &str) -> String {
     format!(
         "response_type=code&client_id={client}&state=a%26b&code_challenge={CHALLENGE}&code_challenge_method=S256{more}"
     )
