@@ -14,7 +14,7 @@ use crate::{
 /// The scope that asks for one (OpenID Connect Core §3.1.2.1).
 pub const OPENID: &str = "openid";
 /// The scope that asks for what a user is called (§5.4).
-const PROFILE: &str = "profile";
+pub(super) const PROFILE: &str = "profile";
 
 /// The `typ` of one.
 const TYPE: &str = "JWT";

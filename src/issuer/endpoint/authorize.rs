@@ -87,14 +87,14 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
 /// The form of the page for logging in.
 pub(in crate::issuer) async fn log_in(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
     answer_form(issuer, request, async |browser, form, ticket| {
+        let (username, password) = (form.get(Param::Username).unwrap_or_default(), form.get(Param::Password));
         let ask = match ticket {
             Ticket::Fresh(ask) => ask,
-            // The password was typed for nothing; who asked for it is still known.
-            Ticket::Stale(ask) => return Ok(log_in_page(issuer, browser, &ask, "", Some(Problem::Expired))),
+            // The password was typed for nothing; who asked for it is still known, and who is asked.
+            Ticket::Stale(ask) => return Ok(log_in_page(issuer, browser, &ask, username, Some(Problem::Expired))),
             Ticket::NotOurs => return Ok(notice(issuer, Notice::NotOurs)),
         };
         let Some(client) = known(issuer, &ask) else { return Ok(notice(issuer, Notice::BadLink)) };
-        let (username, password) = (form.get(Param::Username).unwrap_or_default(), form.get(Param::Password));
         let (visitor, device) = (visitor(request), issuer.devices.of(request.headers(), username));
         let typed = Typed { username, password: password.unwrap_or_default(), device };
         let found = match user::log_in(issuer, client, &typed, &visitor).await {

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use crate::issuer::{
+    OFFLINE_ACCESS,
+    id_token::{OPENID, PROFILE},
+};
+
 /// What the pages say.
 pub(super) struct Text {
     pub(super) log_in: &'static str,
@@ -50,6 +55,16 @@ pub(super) fn too_many(wait: Duration) -> String {
     match wait.as_secs() {
         ..=1 => "There were too many failed tries. Please try again in a second.".into(),
         seconds => format!("There were too many failed tries. Please try again in {seconds} seconds."),
+    }
+}
+
+/// What a scope lets an app do, where OpenID Connect has a name for it that says nothing to people; any other is its own name.
+pub(super) fn scope(name: &str) -> &str {
+    match name {
+        OPENID => "Know that it is you",
+        PROFILE => "See your username",
+        OFFLINE_ACCESS => "Stay connected while you are away",
+        other => other,
     }
 }
 

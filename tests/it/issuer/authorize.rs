@@ -444,7 +444,7 @@ async fn a_page_that_was_open_for_too_long_says_so_and_loses_nothing() {
     let answer = browser.log_in(&old, "alice", "open sesame").await;
     assert_eq!(answer.status(), 200);
     let fresh = Page::of(&answer);
-    assert!(fresh.text.contains("open for too long"));
+    assert!(fresh.text.contains("open for too long") && fresh.text.contains("value=\"alice\""), "{}", fresh.text);
     let answer = browser.log_in(&fresh, "alice", "open sesame").await;
     let consent = Page::of(&browser.get(location(&answer).strip_prefix(URL).unwrap()).await);
     rig.pass(3601 * SECOND);
