@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, nginx, Redis, Chromium, a
-# Python environment with Authlib, requests-oauthlib, grpcio, websockets and nanoidp, four OAuth clients and two issuers for
-# Node.js, kubectl, promtool, cargo-deny. Everything but Debian's packages goes under target/test-tools and
+# Python environment with Authlib, requests-oauthlib, grpcio, websockets and nanoidp; four OAuth clients, playwright-core, axe-core
+# and two issuers for Node.js; kubectl, promtool, cargo-deny. Everything but Debian's packages goes under target/test-tools and
 # tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -77,7 +77,7 @@ if ! is_done python "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
     done_with python "$wanted"
 fi
 
-# --- Node.js: OAuth clients, oidc-provider, oauth2-mock-server ----------------------------------------------------------
+# --- Node.js: OAuth clients, playwright-core, axe-core, oidc-provider, oauth2-mock-server --------------------------------
 wanted="$(node --version) $(cksum <"$node/package-lock.json")"
 if ! is_done node "$wanted" || ! [ -d "$node/node_modules/oidc-provider" ]; then
     say "installing packages for Node.js"

@@ -1,5 +1,7 @@
 //! A user at a browser, before the real program.
 
+mod chromium;
+
 use crate::support::{Answer, Sidegate, Upstream, config_with_issuer};
 
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";

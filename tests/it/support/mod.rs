@@ -11,6 +11,7 @@ pub(crate) mod upstream;
 use std::{
     collections::HashMap,
     env,
+    ffi::c_long,
     io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
@@ -77,6 +78,19 @@ pub(crate) fn tool(name: &str) -> Option<PathBuf> {
         eprintln!("\n!!! SKIPPED: {name} is not there (`make test` installs it)\n");
     }
     found
+}
+
+/// What a program is to find in its environment to have a clock of its own: it is ahead by as many seconds as the file `clock` in
+/// that folder says, a long.
+pub(crate) fn own_clock(dir: &Path) -> [(&'static str, PathBuf); 2] {
+    let (clock, library) = (dir.join("clock"), dir.join("clock.so"));
+    if !clock.exists() {
+        std::fs::write(&clock, c_long::default().to_ne_bytes()).unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clock.c");
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", source, "-o"]).arg(&library).status();
+        assert!(compiled.unwrap().success(), "{source} cannot be compiled");
+    }
+    [("LD_PRELOAD", library), ("CLOCK_AHEAD", clock)]
 }
 
 /// A Sidegate of one's own, killed when it is dropped.

@@ -18,7 +18,7 @@ use std::{
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process, prlimit, waitid};
 
-use super::{tls::certify, tool, wait_for};
+use super::{own_clock, tls::certify, tool, wait_for};
 
 pub(crate) use cluster::Cluster;
 pub(crate) use sentinels::SentinelTrio;
@@ -229,15 +229,7 @@ impl Programs {
         // The shell sees to it that a file which may not grow is an error to the server, not a signal.
         let mut server = Command::new("sh");
         if self.own_clock {
-            let (clock, library) = (dir.join("clock"), dir.join("clock.so"));
-            if !clock.exists() {
-                fs::write(&clock, c_long::default().to_ne_bytes()).unwrap();
-                let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clock.c");
-                let compiled =
-                    Command::new("cc").args(["-shared", "-fPIC", "-O1", source, "-o"]).arg(&library).status();
-                assert!(compiled.unwrap().success(), "{source} cannot be compiled");
-            }
-            server.env("LD_PRELOAD", library).env("CLOCK_AHEAD", clock);
+            server.envs(own_clock(dir));
         }
         server
             .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
