@@ -21,6 +21,8 @@ async fn rig() -> Rig {
             }
         }
         config.users.push(user("bob", "open sesame"));
+        // So that nothing but its type tells an access token of an ID token.
+        config.access_token.audience = Audience::new("oidc");
     })
     .await
 }
