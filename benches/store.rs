@@ -60,6 +60,7 @@ async fn refresh(store: &Store, session: SessionId, generation: u32) -> u32 {
         retry_window: None,
         bound_retry_window: None,
         key: None,
+        binds: false,
         idle_lifetime: 14 * DAY,
         remembered_idle_lifetime: 14 * DAY,
         access_lifetime: Duration::from_secs(300),

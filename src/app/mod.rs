@@ -210,10 +210,10 @@ impl App {
             (None, None) => None,
         };
         let needs_nonces = config.gateway.needs_nonces;
-        let proofs = issuer.as_ref().map_or_else(|| Arc::new(Proofs::new(None, needs_nonces)), |it| it.proofs());
+        let proofs = issuer.as_ref().map_or_else(|| Proofs::new(None, needs_nonces), |issuer| issuer.proofs());
         let gateway = Arc::new(Gateway::new(
             config.gateway,
-            (verifier, proofs),
+            (verifier, Arc::new(proofs)),
             (revocations, freshness),
             clock,
             metrics.clone(),

@@ -19,7 +19,6 @@ use crate::{
 /// Where proofs are (RFC 9449 §4.1).
 pub(super) const DPOP: HeaderName = HeaderName::from_static("dpop");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// How a token is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +110,7 @@ pub(super) fn check(
 }
 
 impl Sender<'_> {
-    /// Where the client has sent the request, before it came to us: a trusted proxy says so, where there is one.
+    /// Where the client has sent the request. Whether that was over TLS, a trusted proxy says, where there is one.
     fn target<'t>(&'t self, uri: &'t Uri) -> Target<'t> {
         let said = |name: &HeaderName| {
             let mut fields = self.headers.get_all(name).iter();
@@ -123,7 +122,8 @@ impl Sender<'_> {
         let authority = uri.authority().map(http::uri::Authority::as_str).or(host).unwrap_or_default();
         Target {
             scheme: said(&FORWARDED_PROTO).unwrap_or(own),
-            authority: said(&FORWARDED_HOST).unwrap_or(authority),
+            // Whom a request is for is what it is routed by: a proxy in front has to leave it as it is.
+            authority,
             path: uri.path(),
         }
     }

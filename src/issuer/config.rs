@@ -86,6 +86,13 @@ pub struct AccessToken {
     pub resources: Vec<Audience>,
 }
 
+impl AccessToken {
+    /// All that they can be for.
+    pub(super) fn audiences(&self) -> impl Iterator<Item = &Audience> {
+        [&self.audience].into_iter().chain(&self.resources)
+    }
+}
+
 /// Refresh tokens and the sessions behind them.
 #[derive(Clone, Debug)]
 pub struct RefreshToken {

@@ -26,7 +26,7 @@ const VERSION: u32 = 1;
 const MAX_ANSWER: usize = 64 << 10;
 /// The largest claims of one user, in bytes, as for those of the configuration: they go into every token.
 const MAX_CLAIMS: usize = 4096;
-/// How many questions may be under way at one time.
+/// How many questions of each kind may be under way at one time: a flood of logins keeps nobody from a refresh.
 const AT_ONCE: usize = 64;
 /// How much memory what is remembered may take, in bytes, and what each user takes besides their claims.
 const MAX_REMEMBERED: u64 = 8 << 20;
@@ -36,7 +36,8 @@ const EACH: usize = 512;
 pub(super) struct Hook {
     config: UsersHook,
     client: Client,
-    calls: Semaphore,
+    log_ins: Semaphore,
+    look_ups: Semaphore,
     said: Cache<Subject, Said>,
     clock: Clock,
     metrics: Metrics,
@@ -140,9 +141,16 @@ struct Answer {
 
 /// An answer of which exactly one can be meant.
 enum Verdict {
-    User { subject: String, username: Option<String>, claims: Map<String, Value> },
+    User {
+        subject: String,
+        username: Option<String>,
+        claims: Map<String, Value>,
+    },
     Denied,
-    Disabled,
+    /// Whom it names, if it does.
+    Disabled {
+        subject: Option<String>,
+    },
     Gone,
 }
 
@@ -151,7 +159,7 @@ impl Verdict {
         match self {
             Self::User { .. } => "ok",
             Self::Denied => "denied",
-            Self::Disabled => "disabled",
+            Self::Disabled { .. } => "disabled",
             Self::Gone => "gone",
         }
     }
@@ -168,7 +176,15 @@ impl Hook {
         let kept = config.recheck.max(Duration::from_secs(1));
         let said = Cache::builder().weigher(|_, said: &Said| said.weight).max_capacity(MAX_REMEMBERED);
         let said = said.time_to_live(kept).build();
-        Ok(Self { config, client, calls: Semaphore::new(AT_ONCE), said, clock, metrics })
+        Ok(Self {
+            config,
+            client,
+            log_ins: Semaphore::new(AT_ONCE),
+            look_ups: Semaphore::new(AT_ONCE),
+            said,
+            clock,
+            metrics,
+        })
     }
 
     /// Whose password this is.
@@ -192,7 +208,7 @@ impl Hook {
                 Ok(LogIn::Right(account))
             }
             Verdict::Denied => Ok(LogIn::Denied),
-            Verdict::Disabled => Ok(LogIn::Disabled),
+            Verdict::Disabled { .. } => Ok(LogIn::Disabled),
             Verdict::Gone => Err(Away::Answer("says `gone`, which is no answer to a password")),
         }
     }
@@ -218,7 +234,10 @@ impl Hook {
                 let called = username.unwrap_or_else(|| subject.clone());
                 Ok(LookUp::Active(Arc::new(self.account(subject, called, claims)?)))
             }
-            Verdict::Disabled => Ok(LookUp::Disabled),
+            Verdict::Disabled { subject: Some(other) } if other != subject.as_str() => {
+                Err(Away::Answer("is about another subject"))
+            }
+            Verdict::Disabled { .. } => Ok(LookUp::Disabled),
             Verdict::Gone => Ok(LookUp::Gone),
             // It has taken the question for a login without a password: to believe it would end everybody's sessions.
             Verdict::Denied => Err(Away::Answer("says `denied`, which is no answer to a look-up")),
@@ -242,7 +261,11 @@ impl Hook {
     }
 
     async fn call(&self, question: &Question<'_>) -> Result<Verdict, Away> {
-        let waited = timeout(self.config.timeout, self.calls.acquire()).await;
+        let turns = match question {
+            Question::LogIn { .. } => &self.log_ins,
+            Question::LookUp { .. } => &self.look_ups,
+        };
+        let waited = timeout(self.config.timeout, turns.acquire()).await;
         let _turn = waited.map_err(|_| Away::Busy)?.map_err(|_| Away::Busy)?;
         let text = Zeroizing::new(serde_json::to_string(question).expect("our own struct, of strings and numbers"));
         let (status, body) = self.client.post(&self.config.url, &self.config.credential, &text, MAX_ANSWER).await?;
@@ -295,7 +318,7 @@ fn read(status: u16, body: &[u8]) -> Result<Verdict, Away> {
             Ok(Verdict::User { subject, username, claims: claims.unwrap_or_default() })
         }
         Answer { denied: true, disabled: false, gone: false, subject: None, .. } => Ok(Verdict::Denied),
-        Answer { disabled: true, denied: false, gone: false, .. } => Ok(Verdict::Disabled),
+        Answer { disabled: true, denied: false, gone: false, subject, .. } => Ok(Verdict::Disabled { subject }),
         Answer { gone: true, denied: false, disabled: false, subject: None, .. } => Ok(Verdict::Gone),
         _ => Err(Away::Answer("says nothing that can be meant, or several things")),
     }

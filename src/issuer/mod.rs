@@ -106,8 +106,8 @@ pub struct Issuer {
     ledger: Ledger,
     /// Up to when the revocation log is known, where others add to it as well.
     freshness: Option<Arc<Freshness>>,
-    /// What clients' proofs are checked with, and those that come to the gateway.
-    proofs: Arc<Proofs>,
+    /// What clients' proofs are checked with.
+    proofs: Proofs,
     /// How long access tokens live at the most, those of an earlier configuration included.
     longest: Duration,
     /// What anybody may read, made once.
@@ -204,7 +204,7 @@ impl Issuer {
             signing: Signing::new(),
             ledger,
             freshness,
-            proofs: Arc::new(Proofs::new(Some(&master), config.needs_nonces)),
+            proofs: Proofs::new(Some(&master), config.needs_nonces),
             longest,
             config,
             clock,
@@ -230,9 +230,9 @@ impl Issuer {
         self.ring.live().clone()
     }
 
-    /// What proofs of possession are checked with: a nonce that was given out here is good at the gateway.
-    pub fn proofs(&self) -> Arc<Proofs> {
-        self.proofs.clone()
+    /// What the gateway's proofs of possession are checked with: a nonce that was given out here is good at the gateway.
+    pub fn proofs(&self) -> Proofs {
+        self.proofs.beside()
     }
 
     /// Up to when the revocation log is known, where other processes add to it as well.
@@ -368,7 +368,7 @@ fn own_tokens(config: &Config, keys: Arc<LiveKeys>) -> Verifier {
     let own = provider::Config {
         name: "issuer".into(),
         issuer: config.url.clone(),
-        audiences: [&config.access_token.audience].into_iter().chain(&config.access_token.resources).cloned().collect(),
+        audiences: config.access_token.audiences().cloned().collect(),
         algorithms: vec![config.access_token.algorithm],
         leeway: store::MAX_LEEWAY,
         profile: Profile::Rfc9068,

@@ -501,6 +501,8 @@ pub struct RotationRules {
     pub bound_retry_window: Option<Duration>,
     /// The key that whoever presents it has shown.
     pub key: Option<Thumbprint>,
+    /// Whether a session that is bound to no key is bound to that from now on: its client shows nothing else (RFC 9449 §5).
+    pub binds: bool,
     /// How far a refresh moves the idle expiry.
     pub idle_lifetime: Duration,
     /// The same of a session that is to be remembered.

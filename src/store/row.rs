@@ -247,6 +247,9 @@ impl Row {
         visitor: &Visitor,
         now: Timestamp,
     ) -> Rotation {
+        if rules.binds {
+            self.key = self.key.or(rules.key);
+        }
         // Four thousand million refreshes of one session do not happen; if they did, its last token would stay.
         let to = if rules.rotate { from.saturating_add(1) } else { from };
         if to > from {

@@ -267,7 +267,7 @@ fn a_nonce_helps_whose_clock_is_wrong_and_can_be_asked_of_all() {
 }
 
 #[test]
-fn behind_a_trusted_proxy_the_address_is_the_one_the_client_knows() {
+fn behind_a_trusted_proxy_a_request_came_as_the_proxy_says_for_whom_it_is_routed() {
     let key = TestKey::new("ES256", "own");
     for (more, status) in [("trusted_proxies: [127.0.0.1]\n", 200), ("", 401)] {
         let gate = Gate::start(more);
@@ -275,13 +275,17 @@ fn behind_a_trusted_proxy_the_address_is_the_one_the_client_knows() {
         let made = proof(&key, "GET", "https://shop.example/a", Some(&token));
         let authorization = format!("DPoP {token}");
         let headers = [
-            ("Host", "10.0.0.7:8080"),
+            ("Host", "shop.example"),
             ("X-Forwarded-Proto", "https"),
-            ("X-Forwarded-Host", "shop.example"),
+            ("X-Forwarded-Host", "elsewhere.example"),
             ("Authorization", &*authorization),
             ("DPoP", &*made),
         ];
         assert_eq!(request(gate.gate.address(), "GET", "/a", &headers, b"").status, status, "{more}");
+        // A proof for another host is none, though a client has had the proxy say so.
+        let elsewhere = proof(&key, "GET", "https://elsewhere.example/a", Some(&token));
+        let headers = headers.map(|(name, value)| (name, if name == "DPoP" { &*elsewhere } else { value }));
+        assert_eq!(request(gate.gate.address(), "GET", "/a", &headers, b"").status, 401, "{more}");
     }
 }
 

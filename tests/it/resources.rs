@@ -114,6 +114,11 @@ fn a_refresh_can_narrow_what_a_login_was_for_and_not_widen_it() {
     let tokens = refresh(&tokens, "");
     assert_eq!(audience(&tokens), BILLS);
     refused(&refresh(&tokens, &for_all(&[ORDERS])));
+    // Who never says so stays with what all are for.
+    let tokens = refresh(&exchange(ask, ""), "");
+    assert_eq!(audience(&tokens), "api");
+    refused(&refresh(&tokens, &for_all(&[ORDERS])));
+    assert_eq!(audience(&refresh(&tokens, &for_all(&["api"]))), "api");
     let back = gate.get(&(ask.to_owned() + "&state=s&resource=https%3A%2F%2Fevil.example"), &[]);
     let location = back.header("location").unwrap();
     assert!(location.contains("error=invalid_target") && location.contains("state=s"), "{location}");

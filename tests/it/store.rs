@@ -218,6 +218,7 @@ fn public() -> RotationRules {
         retry_window: Some(60 * SECOND),
         bound_retry_window: None,
         key: None,
+        binds: false,
         idle_lifetime: 14 * DAY,
         remembered_idle_lifetime: 30 * DAY,
         access_lifetime: 300 * SECOND,

@@ -63,6 +63,12 @@ fn check(
     let consent = word(report, &at.key("consent"), raw.consent.as_deref(), Consent::Ask, &consents);
     let grants = grants(report, at, raw.grants, raw.legacy_password_grant, is_public);
     let redirect_uris = redirect_uris(report, &at.key("redirect_uris"), raw.redirect_uris, grants.as_deref());
+    let certificate_bound = raw.tls_client_certificate_bound_access_tokens.is_some_and(|flag| flag.0);
+    if certificate_bound && is_public {
+        let message = "needs a secret: a client without one shows nothing at a refresh that its tokens were bound to; \
+                       dpop_bound_access_tokens binds those too";
+        report.error(&at.key("tls_client_certificate_bound_access_tokens"), message);
+    }
     let exchange = exchange(report, &at.key("exchange"), raw.exchange, grants.as_deref(), tokens);
     let post_logout_redirect_uris =
         uris(report, &at.key("post_logout_redirect_uris"), raw.post_logout_redirect_uris, grants.as_deref());
@@ -92,9 +98,7 @@ fn check(
         rotate: rotate?,
         exchange: exchange?,
         dpop_bound_access_tokens: raw.dpop_bound_access_tokens.is_some_and(|flag| flag.0),
-        tls_client_certificate_bound_access_tokens: raw
-            .tls_client_certificate_bound_access_tokens
-            .is_some_and(|flag| flag.0),
+        tls_client_certificate_bound_access_tokens: certificate_bound,
         disabled: raw.disabled.is_some_and(|flag| flag.0),
         access_token_lifetime: match lifetime {
             Some(lifetime) => Some(lifetime?),

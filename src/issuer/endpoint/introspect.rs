@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{method_not_allowed, visitor};
 use crate::{
     issuer::{
-        Client, GrantType, Issuer, client,
+        CLIENT_SUBJECT, Client, GrantType, Issuer, client,
         error::{Error, no_store},
         form::{Form, Param},
         grant::refresh::{rules, still_allowed},
@@ -81,18 +81,23 @@ async fn introspect(issuer: &Issuer, request: &Request<Bytes>) -> Result<Option<
 }
 
 /// An access token may be asked about by every confidential client, whosever it is: it is shown to resource servers, and it is
-/// they who ask. §2.2 lets us answer `false` to one that the token is not for; but all of ours have the one audience, and no
-/// client stands for a part of it. Whoever asks has the token, and could read all of this in it but for the username.
+/// they who ask. §2.2 lets us answer `false` to one that the token is not for; but no client stands for an audience. Whoever asks has the token, and could read all of this in it but for the username.
 async fn access_token(issuer: &Issuer, token: &str) -> Result<Option<Active>, Error> {
     let Some(identity) = issuer.good_token(token)? else { return Ok(None) };
-    let text = |name| identity.text(name).map(Box::from);
+    let text = |name| identity.text(name).map(Box::<str>::from);
     let number = |name| identity.claims.get(name).and_then(Value::as_u64);
     // Claims of ours that the verifier has found to be there.
     let (Some(client_id), Some(sub), Some(exp)) = (text("client_id"), text("sub"), number("exp")) else {
         return Ok(None);
     };
     // It is good without: a user base that is away takes no more from the answer than the name.
-    let user = issuer.active_user(&Subject::new(&*sub)).await.ok().flatten();
+    let user = match sub.starts_with(CLIENT_SUBJECT) {
+        true => None,
+        false => match issuer.active_user(&Subject::new(&*sub)).await {
+            Ok(None) => return Ok(None),
+            known => known.ok().flatten(),
+        },
+    };
     Ok(Some(Active {
         active: true,
         scope: spoken(&identity.scopes),

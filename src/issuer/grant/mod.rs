@@ -91,21 +91,25 @@ async fn open_session(
     Ok(issuer.ledger.open(new).await?)
 }
 
-/// What a token is asked for (RFC 8707 §2): out of what was `granted` before, where anything was. All of that, when the request
-/// does not say; nothing in particular, when nobody has.
+/// What a token is asked for (RFC 8707 §2): out of what was `granted` before, where anything was, and is still there to be had. All
+/// of that, when the request does not say; nothing in particular, when nobody has.
 ///
 /// # Errors
-/// `invalid_target`, when it is none of those.
+/// `invalid_target`, when it is none of those, or none of those is left.
 pub(super) fn requested_resources(
     issuer: &Issuer,
     form: &Form,
     granted: &[Box<str>],
 ) -> Result<Box<[Box<str>]>, Error> {
     let settings = &issuer.config.access_token;
+    let is_known = |resource: &str| settings.audiences().any(|known| known.as_str() == resource);
+    let left: Vec<&str> = granted.iter().map(|granted| &**granted).filter(|granted| is_known(granted)).collect();
+    if left.len() < granted.len() && left.is_empty() {
+        return Err(Error::InvalidTarget);
+    }
     let mut asked: Vec<Box<str>> = Vec::new();
     for resource in form.all(Param::Resource).filter(|resource| !resource.is_empty()) {
-        let known = || settings.resources.iter().chain([&settings.audience]).any(|known| known.as_str() == resource);
-        let good = if granted.is_empty() { known() } else { granted.iter().any(|granted| **granted == *resource) };
+        let good = if granted.is_empty() { is_known(resource) } else { left.contains(&resource) };
         if !good {
             return Err(Error::InvalidTarget);
         }
@@ -113,7 +117,21 @@ pub(super) fn requested_resources(
             asked.push(resource.into());
         }
     }
-    Ok(if asked.is_empty() { granted.into() } else { asked.into() })
+    Ok(if asked.is_empty() { left.into_iter().map(Into::into).collect() } else { asked.into() })
+}
+
+/// The same at a refresh: a login that was for nothing in particular was for what all are for, and does not become one for all there
+/// is.
+///
+/// # Errors
+/// As [`requested_resources`].
+pub(super) fn refreshed_resources(issuer: &Issuer, form: &Form, session: &Session) -> Result<Box<[Box<str>]>, Error> {
+    let usual = issuer.config.access_token.audience.as_str();
+    if session.resources.is_empty() {
+        let others = form.all(Param::Resource).any(|resource| !resource.is_empty() && resource != usual);
+        return if others { Err(Error::InvalidTarget) } else { Ok(Box::default()) };
+    }
+    requested_resources(issuer, form, &session.resources)
 }
 
 /// What the request asks for out of what `allowed` has; all of it when it does not say (RFC 6749 §3.3).

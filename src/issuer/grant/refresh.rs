@@ -1,6 +1,6 @@
 //! RFC 6749 §6: a refresh token for a new access token, and for its own successor.
 
-use super::{Granted, requested_resources, requested_scopes};
+use super::{Granted, refreshed_resources, requested_scopes};
 use crate::{
     issuer::{
         By, Client, GrantType, Issuer,
@@ -45,7 +45,7 @@ pub(in crate::issuer) async fn grant(
         let session = issuer.ledger.session(presented.session).await?;
         let session = session.ok_or_else(|| refused(Refresh::Unknown, facts))?;
         requested_scopes(form, &still_allowed(client, &session))?;
-        requested_resources(issuer, form, &session.resources)?;
+        refreshed_resources(issuer, form, &session)?;
     }
 
     let ahead = Ahead::ask(issuer, presented.session).await?;
@@ -87,7 +87,7 @@ pub(in crate::issuer) async fn grant(
     };
     issuer.audit.tell(Event::Refresh(outcome), facts);
     let scopes = requested_scopes(form, &still_allowed(client, &session))?;
-    let resources = requested_resources(issuer, form, &session.resources)?;
+    let resources = refreshed_resources(issuer, form, &session)?;
     let grant = Grant {
         bound_to: *holds,
         lifetime: issuer.access_lifetime(client),
@@ -118,6 +118,7 @@ pub(in crate::issuer) fn rules(issuer: &Issuer, client: &Client) -> RotationRule
         retry_window: if public { Some(settings.retry_window) } else { settings.confidential_retry_window },
         bound_retry_window: settings.confidential_retry_window,
         key: None,
+        binds: public,
         idle_lifetime: settings.lifetimes(client, false).idle,
         remembered_idle_lifetime: settings.lifetimes(client, true).idle,
         access_lifetime: issuer.access_lifetime(client),

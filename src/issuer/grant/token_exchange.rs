@@ -65,6 +65,12 @@ pub(in crate::issuer) async fn grant(
     let resources = targets(form, exchange)?;
     let subject = subject_token.text("sub").ok_or(REFUSED)?;
     let rest = rest(&subject_token, now).ok_or(REFUSED)?;
+    // Nobody acts for a client that is gone or disabled, whatever its tokens still say.
+    let is_enabled = |id: &str| issuer.clients.get(id).is_some_and(|client| !client.disabled);
+    let whose = [subject_token.text("client_id"), subject.strip_prefix(CLIENT_SUBJECT)];
+    if !whose.into_iter().flatten().all(is_enabled) {
+        return Err(REFUSED);
+    }
     // A client's own token speaks for no user.
     let user = match subject.starts_with(CLIENT_SUBJECT) {
         true => None,

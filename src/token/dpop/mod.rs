@@ -178,6 +178,13 @@ impl Proofs {
         Self { nonces: Nonces::new(key), replays: Replays::new(), required }
     }
 
+    /// Others that take the same nonces, and remember proofs for themselves: what anybody can fill the one memory with, leaves room in
+    /// the other.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { nonces: self.nonces.clone(), replays: Replays::new(), required: self.required }
+    }
+
     /// A nonce for the next proof.
     pub fn nonce(&self, now: Timestamp) -> String {
         self.nonces.current(now)

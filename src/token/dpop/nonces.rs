@@ -15,6 +15,7 @@ const GOOD: u64 = 4;
 const FRESH: u64 = 1;
 const MAC_BYTES: usize = 16;
 
+#[derive(Clone)]
 pub(super) struct Nonces(hmac::Key);
 
 /// What a nonce is worth.

@@ -5,7 +5,8 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Instant,
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -19,7 +20,11 @@ const MOST: usize = 65_536;
 /// How much of time goes together, in milliseconds.
 const STEP: u64 = 5_000;
 
-pub(super) struct Replays(Box<[Mutex<Shard>]>);
+pub(super) struct Replays {
+    shards: Box<[Mutex<Shard>]>,
+    /// When the first proof came, by a clock that nobody sets, and by the one that they are dated by.
+    began: OnceLock<(Instant, Timestamp)>,
+}
 
 #[derive(Default)]
 struct Shard {
@@ -41,13 +46,16 @@ pub(super) enum Seen {
 
 impl Replays {
     pub(super) fn new() -> Self {
-        Self((0..SHARDS).map(|_| Mutex::default()).collect())
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), began: OnceLock::new() }
     }
 
     /// Whether a key has shown a `jti`, in a proof that can be shown until then.
     pub(super) fn see(&self, key: &Thumbprint, jti: &str, until: Timestamp, now: Timestamp) -> Seen {
         let name = name(key, jti);
-        let shard = &self.0[name as usize % SHARDS];
+        let shard = &self.shards[name as usize % SHARDS];
+        // A clock that jumps ahead, and back again, must not have proofs forgotten that can still be shown.
+        let (began, first) = self.began.get_or_init(|| (Instant::now(), now));
+        let now = now.min(*first + began.elapsed());
         shard.lock().unwrap_or_else(PoisonError::into_inner).see(name, until.0 / STEP, now.0 / STEP, MOST)
     }
 }
@@ -119,5 +127,14 @@ mod tests {
         assert_eq!(shard.see(2, 10, 5, 1), Seen::Unknown);
         assert_eq!(shard.see(1, 10, 5, 1), Seen::Unknown);
         assert!(shard.seen <= 1);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_and_back_forgets_nothing() {
+        let (replays, at) = (Replays::new(), |seconds: u64| Timestamp::from_secs(1_800_000_000 + seconds));
+        assert_eq!(replays.see(&[1; 32], "a", at(60), at(0)), Seen::Never);
+        assert_eq!(replays.see(&[1; 32], "b", at(3660), at(3600)), Seen::Never);
+        assert_eq!(replays.see(&[1; 32], "a", at(60), at(1)), Seen::Before);
+        assert_eq!(replays.see(&[2; 32], "a", at(60), at(1)), Seen::Never);
     }
 }

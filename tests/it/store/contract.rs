@@ -627,6 +627,16 @@ async fn a_session_that_is_bound_to_a_key_moves_for_that_alone(rig: Rig) {
     rig.pass(11 * SECOND);
     assert_reused(&rig.rotate_by(id, 0, own).await);
     assert!(matches!(rig.rotate_by(id, 2, other).await, Rotation::Revoked(_)));
+    // One that began without is bound by the first refresh that shows a key, where the client shows nothing else; not by an answer
+    // that is given again.
+    let id = rig.session().await;
+    assert_rotated(&rig.rotate_by(id, 0, own).await, 1);
+    let binding = RotationRules { binds: true, ..own };
+    assert_replayed(&rig.rotate_by(id, 0, binding).await, 1);
+    assert_rotated(&rig.rotate_by(id, 1, public()).await, 2);
+    assert_rotated(&rig.rotate_by(id, 2, binding).await, 3);
+    assert_eq!(rig.rotate_by(id, 3, public()).await, Rotation::WrongKey);
+    assert_eq!(rig.rotate_by(id, 3, other).await, Rotation::WrongKey);
 }
 
 async fn a_code_is_taken_once_and_says_by_whom(rig: Rig) {
