@@ -4,8 +4,8 @@ mod chromium;
 
 use crate::support::{Answer, Sidegate, Upstream, config_with_issuer};
 
-const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-const ASK: &str = "/oauth/authorize?response_type=code&client_id=web&redirect_uri=http%3A%2F%2F127.0.0.1%3A5000%2Fcb\
+pub(crate) const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+pub(crate) const ASK: &str = "/oauth/authorize?response_type=code&client_id=web&redirect_uri=http%3A%2F%2F127.0.0.1%3A5000%2Fcb\
                    &code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256";
 
 fn gate(upstream: &Upstream) -> Sidegate {
@@ -16,7 +16,7 @@ fn gate(upstream: &Upstream) -> Sidegate {
     Sidegate::start(&yaml.replace("  clients:\n", &format!("  clients:\n    - {web}\n")))
 }
 
-fn between<'t>(text: &'t str, before: &str, after: char) -> &'t str {
+pub(crate) fn between<'t>(text: &'t str, before: &str, after: char) -> &'t str {
     let at = text.find(before).unwrap_or_else(|| panic!("no {before}: {text}")) + before.len();
     text[at..].split(after).next().unwrap()
 }

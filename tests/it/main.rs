@@ -9,6 +9,7 @@ mod admin;
 mod audit;
 mod browser;
 mod clients;
+mod compliance;
 mod config;
 mod deploy;
 mod dpop;
