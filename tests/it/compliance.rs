@@ -7,6 +7,8 @@ mod codes;
 mod grants;
 mod tokens;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
@@ -351,7 +353,15 @@ fn the_issuer_answers_as_the_rfcs_want_and_attackers_do_not() {
     let rig = Rig::start();
     let mut misses = String::new();
     for case in cases() {
-        let answer = rig.send(case);
+        // What a row needs first can fail as well, and is no reason to leave out the rows after it.
+        let answer = match catch_unwind(AssertUnwindSafe(|| rig.send(case))) {
+            Ok(answer) => answer,
+            Err(cause) => {
+                let cause = cause.downcast_ref::<String>().map_or("it cannot be sent", |text| text);
+                misses += &format!("{}: lacks what it needs: {cause:.300}\n", case.name);
+                continue;
+            }
+        };
         let faults = faults(case, &answer);
         if !faults.is_empty() {
             let text = String::from_utf8_lossy(&answer.body);
