@@ -55,6 +55,11 @@ fn oauth4webapi_does_every_grant() {
 }
 
 #[test]
+fn oauth4webapi_binds_tokens_to_its_key() {
+    node("oauth4webapi", "dpop.mjs");
+}
+
+#[test]
 fn openid_client_does_every_grant() {
     node("openid-client", "openid_client.mjs");
 }
