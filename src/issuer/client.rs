@@ -163,7 +163,7 @@ fn has_to_be_hashed(client: &Client) -> bool {
 }
 
 async fn verify(issuer: &Issuer, client: &Client, secret: &str, visitor: &Visitor) -> Result<bool, Error> {
-    let attempt = issuer.throttle.client(&client.id, visitor).map_err(Error::Throttled)?;
+    let attempt = issuer.throttle.client(&client.id, visitor).await.map_err(Error::Throttled)?;
     let right = issuer.passwords.verify_client(&client.secret_hashes, secret).await;
     attempt.ended(match &right {
         Ok(true) => Outcome::Right,

@@ -90,6 +90,10 @@ impl Passwords {
     pub(super) async fn verify_client(&self, hashes: &[SecretHash], secret: &str) -> Result<bool, Error> {
         for hash in hashes {
             let SecretHash::Argon2id(phc) = hash else { continue };
+            // Somebody else may have shown it meanwhile.
+            if self.recognises(hash, secret) {
+                return Ok(true);
+            }
             if self.verify(hash, secret).await? {
                 let tag = hmac::sign(&self.process_key, secret.as_bytes());
                 self.remembered.lock().unwrap_or_else(PoisonError::into_inner).insert(phc.clone(), tag);

@@ -1,9 +1,12 @@
 //! Failures make those that follow wait: at logins, and where a client's secret takes Argon2 to look at.
 //!
-//! Whoever comes too early is refused at once, before the password is looked at, and told when to come again. Nothing sleeps, so
-//! that no number of tries holds a connection or a thread; and what is refused does not count, so that asking on makes nothing
-//! longer. The first failures cost nothing, then the wait is 1, 2, 4 … seconds, up to a bound. One failure is forgotten every few
-//! minutes. Nobody is ever locked out: that would hand the lock to whoever wants to keep the owner out.
+//! Whoever comes too early is refused at once, before the password is looked at, and told when to come again; what is refused does
+//! not count, so that asking on makes nothing longer. The first failures cost nothing, then the wait is 1, 2, 4 … seconds, up to a
+//! bound. One failure is forgotten every few minutes. Nobody is ever locked out: that would hand the lock to whoever wants to keep
+//! the owner out.
+//!
+//! Of those who come at once, as many are looked at as may fail. The others, up to a number, wait until it is known how these end:
+//! a program that begins with sixteen requests has done nothing wrong.
 //!
 //! Whose failures one waits for depends on whether they can be the owner's:
 //!
@@ -23,12 +26,17 @@
 
 use std::{
     net::IpAddr,
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use aws_lc_rs::{hmac, rand};
 use moka::sync::Cache;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 
 use super::{config::Throttle as Rules, device::DeviceId};
 use crate::{
@@ -40,7 +48,10 @@ use crate::{
 
 /// How often a failure is forgotten, where waits are no longer than that.
 const FORGET_EVERY: Duration = Duration::from_secs(5 * 60);
-/// What is told to whoever comes while as many as may fail are being looked at.
+/// How many wait until it is known how those end who came before them, and for how long.
+const WAITING: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// When to come again, for whoever is one too many of them or has waited for so long.
 const A_MOMENT: Duration = Duration::from_secs(1);
 /// How many counts of one kind are kept, a few hundred bytes each. Those that are asked for often stay longest.
 const MAX_COUNTS: u64 = 1 << 15;
@@ -60,6 +71,9 @@ pub(super) struct Throttle {
     metrics: Metrics,
     key: hmac::Key,
     counts: Mutex<Counts>,
+    /// Told to all who wait, as an attempt ends.
+    ended: Notify,
+    waiting: Semaphore,
 }
 
 /// By what failures are counted.
@@ -128,6 +142,15 @@ struct Count {
     since: Timestamp,
 }
 
+/// Why a secret is not looked at yet. The longer of two is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Hold {
+    /// As many as may fail are being looked at.
+    Others,
+    /// Too many have failed.
+    For(Duration),
+}
+
 /// Leave to have a secret looked at. It counts as a failure unless it is said how that ended.
 pub(super) struct Attempt<'t> {
     throttle: &'t Throttle,
@@ -156,14 +179,15 @@ impl Throttle {
         let of = By::ALL.map(|_| Cache::builder().max_capacity(MAX_COUNTS).time_to_idle(KEPT).build());
         let places = Cache::builder().max_capacity(MAX_PLACES).time_to_live(PLACES_KEPT).build();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        Self { rules, clock, metrics, key, counts: Mutex::new(Counts { of, places }) }
+        let counts = Mutex::new(Counts { of, places });
+        Self { rules, clock, metrics, key, counts, ended: Notify::new(), waiting: Semaphore::new(WAITING) }
     }
 
     /// Leave to look at the password of whoever has typed `username`; `device` is the browser that this user is known in.
     ///
     /// # Errors
     /// How long to wait, in whole seconds.
-    pub(super) fn login(
+    pub(super) async fn login(
         &self,
         username: &str,
         device: Option<DeviceId>,
@@ -180,7 +204,7 @@ impl Throttle {
                 (By::Address, self.name(By::Address, &[&network])),
             ],
         };
-        self.begin(binding, Some(place))
+        self.begin(binding, Some(place)).await
     }
 
     /// Leave to look at a secret of that client which has to be hashed. One that has been right is recognised without, so that a
@@ -188,30 +212,58 @@ impl Throttle {
     ///
     /// # Errors
     /// How long to wait, in whole seconds.
-    pub(super) fn client(&self, client: &ClientId, visitor: &Visitor) -> Result<Attempt<'_>, Duration> {
+    pub(super) async fn client(&self, client: &ClientId, visitor: &Visitor) -> Result<Attempt<'_>, Duration> {
         let key = self.name(By::ClientAtAddress, &[client.as_str().as_bytes(), &network(visitor)]);
-        self.begin(vec![(By::ClientAtAddress, key)], None)
+        self.begin(vec![(By::ClientAtAddress, key)], None).await
+    }
+
+    async fn begin(&self, counted: Vec<(By, Key)>, place: Option<Key>) -> Result<Attempt<'_>, Duration> {
+        let attempt = |counted| Attempt { throttle: self, counted, place, outcome: Outcome::Wrong };
+        let Some(rules) = &self.rules else { return Ok(attempt(Vec::new())) };
+        let Err((mut hold, mut by)) = self.count(rules, &counted) else { return Ok(attempt(counted)) };
+        if let (Hold::Others, Ok(_place)) = (hold, self.waiting.try_acquire()) {
+            let counted_in = timeout(PATIENCE, async {
+                loop {
+                    // Listening before it is looked: one that ends in between has been heard.
+                    let mut ended = pin!(self.ended.notified());
+                    ended.as_mut().enable();
+                    (hold, by) = match self.count(rules, &counted) {
+                        Err((Hold::Others, by)) => (Hold::Others, by),
+                        Err(too_early) => break Err(too_early),
+                        Ok(()) => break Ok(()),
+                    };
+                    ended.await;
+                }
+            });
+            match counted_in.await {
+                Ok(Ok(())) => return Ok(attempt(counted)),
+                Ok(Err(too_early)) => (hold, by) = too_early,
+                Err(_) => {}
+            }
+        }
+        self.metrics.throttled(by.name());
+        let wait = match hold {
+            Hold::Others => A_MOMENT,
+            Hold::For(wait) => wait,
+        };
+        Err(Duration::from_secs(wait.as_millis().div_ceil(1000) as u64))
     }
 
     /// All that has to be waited for is looked at before anything is counted, and both in one step: of many who come at once no
     /// more are let in than of many who come one by one.
-    fn begin(&self, counted: Vec<(By, Key)>, place: Option<Key>) -> Result<Attempt<'_>, Duration> {
-        let attempt = |counted| Attempt { throttle: self, counted, place, outcome: Outcome::Wrong };
-        let Some(rules) = &self.rules else { return Ok(attempt(Vec::new())) };
+    fn count(&self, rules: &Rules, counted: &[(By, Key)]) -> Result<(), (Hold, By)> {
         let now = self.clock.now();
         let counts = self.lock();
-        let wait = |(by, key): &(By, Key)| Some((counts.get(*by, key, rules, now).wait(*by, rules, now)?, *by));
-        if let Some((wait, by)) = counted.iter().filter_map(wait).max_by_key(|(wait, _)| *wait) {
-            self.metrics.throttled(by.name());
-            return Err(Duration::from_secs(wait.as_millis().div_ceil(1000) as u64));
+        let hold = |(by, key): &(By, Key)| Some((counts.get(*by, key, rules, now).hold(*by, rules, now)?, *by));
+        if let Some(longest) = counted.iter().filter_map(hold).max_by_key(|(hold, _)| *hold) {
+            return Err(longest);
         }
-        for (by, key) in &counted {
+        for (by, key) in counted {
             let mut count = counts.get(*by, key, rules, now);
             count.pending += 1;
             counts.of(*by).insert(*key, count);
         }
-        drop(counts);
-        Ok(attempt(counted))
+        Ok(())
     }
 
     fn name(&self, by: By, parts: &[&[u8]]) -> Key {
@@ -260,6 +312,8 @@ impl Drop for Attempt<'_> {
         if let (Outcome::Right, Some(place)) = (self.outcome, self.place) {
             counts.places.insert(place, ());
         }
+        drop(counts);
+        self.throttle.ended.notify_waiters();
     }
 }
 
@@ -289,19 +343,19 @@ impl Count {
         self.since = self.since + every * forgotten;
     }
 
-    /// How long to wait from now on, if at all.
-    fn wait(&self, by: By, rules: &Rules, now: Timestamp) -> Option<Duration> {
+    /// What to wait for, if at all.
+    fn hold(&self, by: By, rules: &Rules, now: Timestamp) -> Option<Hold> {
         let free = by.free(rules);
         if self.failures + self.pending < free {
             return None;
         }
         // One at a time; another may have failed before this one is done.
         if self.pending > 0 {
-            return Some(A_MOMENT);
+            return Some(Hold::Others);
         }
         let wait = Duration::from_secs(1 << (self.failures - free).min(32)).min(rules.longest_wait);
         let left = wait.saturating_sub(now.since(self.last).unwrap_or_default());
-        Some(left).filter(|left| !left.is_zero())
+        Some(left).filter(|left| !left.is_zero()).map(Hold::For)
     }
 
     /// No higher than where the wait is longest, so that it is not long after a flood that it gets shorter.

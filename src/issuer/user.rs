@@ -264,7 +264,7 @@ pub(super) async fn log_in(
     visitor: &Visitor,
 ) -> Result<Option<Arc<Account>>, Error> {
     let facts = Facts { client: Some(&client.id), ..visitor.into() };
-    let attempt = match issuer.throttle.login(typed.username, typed.device, visitor) {
+    let attempt = match issuer.throttle.login(typed.username, typed.device, visitor).await {
         Ok(attempt) => attempt,
         Err(wait) => {
             let error = Error::Throttled(wait);

@@ -296,6 +296,29 @@ async fn of_many_tries_at_once_no_more_are_looked_at_than_one_by_one() {
 }
 
 #[tokio::test]
+async fn many_who_are_right_at_once_wait_for_each_other_and_get_in() {
+    let rig = Rig::with(|config| {
+        config.users[0].password_hash = clients::slow("open sesame");
+        let app = config.clients.iter_mut().find(|client| client.id.as_str() == "app").unwrap();
+        app.secret_hashes = vec![clients::slow("secret")];
+        app.grants.push(GrantType::ClientCredentials);
+    })
+    .await;
+    let people = (0..40).map(|_| {
+        let mut guest = from(&rig, HOME);
+        async move { guest.try_out("alice", "open sesame").await.status().as_u16() }
+    });
+    assert_eq!(futures_util::future::join_all(people).await, [200; 40]);
+    let programs = (0..40).map(|_| {
+        let request = Request::post("/oauth/token").header(header::AUTHORIZATION, basic("app", "secret"));
+        let mut program = from(&rig, HOME);
+        async move { program.send(request, "grant_type=client_credentials".into()).await.status().as_u16() }
+    });
+    assert_eq!(futures_util::future::join_all(programs).await, [200; 40]);
+    assert_eq!(rig.metric("sidegate_throttled_total"), 0);
+}
+
+#[tokio::test]
 async fn the_page_says_for_how_long_and_nothing_of_who_exists() {
     let rig = rig().await;
     let mut pages = Vec::new();
