@@ -4,16 +4,18 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use http::{HeaderMap, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, header};
 
 use super::{
-    Client, Issuer, SecretHash,
+    Client, Credentials, Issuer, SecretHash, assertion,
     error::{Error, Tried},
     form::{Form, Param},
     throttle::Outcome,
 };
 use crate::{
     telemetry::audit::{Event, Facts},
+    token::verify::Refused,
     types::Visitor,
 };
 
@@ -26,27 +28,83 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Authenticates the client of a request: by Basic, by a secret in the body, or by its bare name if it is public.
+/// What is known of whoever asks, for the audit log.
+#[derive(Default)]
+pub(super) struct Known<'a> {
+    /// The client that it says it is, if there is such a one.
+    pub(super) client: Option<&'a Client>,
+    why: Option<Why>,
+}
+
+impl Known<'_> {
+    /// The answer to one that is not who it says, and the reason, which it is not told.
+    pub(super) fn refused(&mut self, why: Why) -> Error {
+        self.why = Some(why);
+        Error::InvalidClient(Tried::Body)
+    }
+}
+
+/// Why a client is not who it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// There is none of that name, or none was named.
+    UnknownClient,
+    Disabled,
+    WrongSecret,
+    /// It shows what it has none of, or nothing of what it has.
+    WrongMethod,
+    /// A bare name is not enough here.
+    Public,
+    /// There is an assertion of another type, or one of the two parameters without the other.
+    AssertionType,
+    /// The assertion is of another client than the request.
+    AnotherName,
+    /// The assertion proves nothing.
+    Assertion(Refused),
+    /// The assertion has been used.
+    Replayed,
+}
+
+impl Why {
+    /// The name in the audit log.
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::UnknownClient => "unknown_client",
+            Self::Disabled => "disabled",
+            Self::WrongSecret => "wrong_secret",
+            Self::WrongMethod => "wrong_method",
+            Self::Public => "public",
+            Self::AssertionType => "assertion_type",
+            Self::AnotherName => "assertion_of_another_client",
+            Self::Assertion(why) => why.reason(),
+            Self::Replayed => "assertion_replayed",
+        }
+    }
+}
+
+/// Authenticates the client of a request: by a secret, in Basic or in the body; by an assertion; or by its bare name if it is
+/// public.
 ///
 /// # Errors
 /// `invalid_client` when it is not who it says; `invalid_request` when it says so in two ways.
 pub(super) async fn authenticate<'a>(
     issuer: &'a Issuer,
-    headers: &HeaderMap,
+    request: &Request<Bytes>,
     form: &Form,
     visitor: &Visitor,
 ) -> Result<&'a Client, Error> {
-    let mut named = None;
-    let outcome = identify(issuer, headers, form, visitor, &mut named).await;
+    let mut known = Known::default();
+    let outcome = identify(issuer, request, form, visitor, &mut known).await;
     if let Err(error @ (Error::InvalidClient(_) | Error::Throttled(_))) = &outcome {
-        let reason = match named {
-            _ if matches!(error, Error::Throttled(_)) => error.reason(),
-            // Or none was named.
-            None => "unknown_client",
-            Some(Client { disabled: true, .. }) => "disabled",
-            Some(_) => "wrong_secret",
+        let reason = match (error, known.why, known.client) {
+            (Error::Throttled(_), ..) => error.reason(),
+            (_, Some(why), _) => why.reason(),
+            (_, None, None) => Why::UnknownClient.reason(),
+            (_, None, Some(Client { disabled: true, .. })) => Why::Disabled.reason(),
+            (_, None, Some(Client { credentials: Credentials::Keys(_), .. })) => Why::WrongMethod.reason(),
+            (_, None, Some(_)) => Why::WrongSecret.reason(),
         };
-        let (client, error) = (named.map(|client| &client.id), Some(error.code()));
+        let (client, error) = (known.client.map(|client| &client.id), Some(error.code()));
         issuer.audit.tell(Event::ClientRefused, Facts { client, error, reason: Some(reason), ..visitor.into() });
     }
     outcome
@@ -58,46 +116,72 @@ pub(super) async fn authenticate<'a>(
 /// As [`authenticate`], and `invalid_client` when it is a public one.
 pub(super) async fn authenticate_confidential<'a>(
     issuer: &'a Issuer,
-    headers: &HeaderMap,
+    request: &Request<Bytes>,
     form: &Form,
     visitor: &Visitor,
 ) -> Result<&'a Client, Error> {
-    let client = authenticate(issuer, headers, form, visitor).await?;
+    let client = authenticate(issuer, request, form, visitor).await?;
     if !client.is_public() {
         return Ok(client);
     }
-    let tried = if headers.contains_key(header::AUTHORIZATION) { Tried::Header } else { Tried::Body };
+    let tried = if request.headers().contains_key(header::AUTHORIZATION) { Tried::Header } else { Tried::Body };
     let error = Error::InvalidClient(tried);
-    let facts = Facts { client: Some(&client.id), error: Some(error.code()), reason: Some("public"), ..visitor.into() };
+    let (client, reason) = (Some(&client.id), Some(Why::Public.reason()));
+    let facts = Facts { client, error: Some(error.code()), reason, ..visitor.into() };
     issuer.audit.tell(Event::ClientRefused, facts);
     Err(error)
 }
 
-/// The same as [`authenticate`], told to nobody; `tried` is set to the client that it says it is, if there is such a one.
+/// The one way in which a request says who asks.
+enum Shown<'a> {
+    /// By an `Authorization` field.
+    Header(&'a HeaderValue),
+    /// By an assertion in the body.
+    Assertion,
+    /// By a name in the body, and a secret; without one, by the bare name.
+    Body(&'a str),
+}
+
+impl<'a> Shown<'a> {
+    /// # Errors
+    /// `invalid_request` when there is more than one (RFC 6749 §2.3: "MUST NOT").
+    fn by(headers: &'a HeaderMap, form: &'a Form) -> Result<Self, Error> {
+        let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+        let (field, another) = (fields.next(), fields.next().is_some());
+        let secret = form.get(Param::ClientSecret);
+        let asserts = [Param::ClientAssertion, Param::ClientAssertionType].iter().any(|it| form.get(*it).is_some());
+        match (field, secret, asserts) {
+            _ if another => Err(two_ways()),
+            (Some(field), None, false) => Ok(Self::Header(field)),
+            (None, None, true) => Ok(Self::Assertion),
+            (None, secret, false) => Ok(Self::Body(secret.unwrap_or_default())),
+            (Some(_), Some(_), _) | (Some(_), _, true) | (_, Some(_), true) => Err(two_ways()),
+        }
+    }
+}
+
+/// The same as [`authenticate`], told to nobody.
 async fn identify<'a>(
     issuer: &'a Issuer,
-    headers: &HeaderMap,
+    request: &Request<Bytes>,
     form: &Form,
     visitor: &Visitor,
-    tried: &mut Option<&'a Client>,
+    known: &mut Known<'a>,
 ) -> Result<&'a Client, Error> {
     let named = form.get(Param::ClientId);
-    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
-    match (fields.next(), fields.next()) {
-        (None, _) => {
+    match Shown::by(request.headers(), form)? {
+        Shown::Assertion => assertion::identify(issuer, form, known).await,
+        Shown::Body(secret) => {
             let id = named.ok_or(Error::InvalidClient(Tried::Body))?;
-            let secret = form.get(Param::ClientSecret).unwrap_or_default();
-            check(issuer, id, secret, Some(visitor), tried).await?.ok_or(Error::InvalidClient(Tried::Body))
+            check(issuer, id, secret, Some(visitor), known).await?.ok_or(Error::InvalidClient(Tried::Body))
         }
-        (Some(_), Some(_)) => Err(two_ways()),
-        (Some(_), None) if form.get(Param::ClientSecret).is_some() => Err(two_ways()),
-        (Some(field), None) => {
+        Shown::Header(field) => {
             let refused = Error::InvalidClient(Tried::Header);
             let readings = field.to_str().ok().and_then(read_basic).ok_or(refused)?;
             // What is known at once goes first: the other reading of a good secret is no failure.
             for by in [None, Some(visitor)] {
                 for Basic { id, secret } in &readings {
-                    if let Some(client) = check(issuer, id, secret, by, tried).await? {
+                    if let Some(client) = check(issuer, id, secret, by, known).await? {
                         // The name in the body beside Basic is no second proof, but it must be the same client's.
                         return if named.is_none_or(|named| named == id) { Ok(client) } else { Err(two_ways()) };
                     }
@@ -140,14 +224,14 @@ async fn check<'a>(
     id: &str,
     secret: &str,
     by: Option<&Visitor>,
-    tried: &mut Option<&'a Client>,
+    known: &mut Known<'a>,
 ) -> Result<Option<&'a Client>, Error> {
     let Some(client) = issuer.clients.get(id) else { return Ok(None) };
-    *tried = Some(client);
+    known.client = Some(client);
     let right = if secret.is_empty() {
         client.is_public()
     } else {
-        issuer.passwords.recognise_client(&client.secret_hashes, secret)
+        issuer.passwords.recognise_client(client.secret_hashes(), secret)
             || match by {
                 Some(visitor) => has_to_be_hashed(client) && verify(issuer, client, secret, visitor).await?,
                 None => false,
@@ -159,12 +243,12 @@ async fn check<'a>(
 
 /// A digest of a generated secret is looked at in a microsecond, and guessed by nobody.
 fn has_to_be_hashed(client: &Client) -> bool {
-    client.secret_hashes.iter().any(|hash| matches!(hash, SecretHash::Argon2id(_)))
+    client.secret_hashes().iter().any(|hash| matches!(hash, SecretHash::Argon2id(_)))
 }
 
 async fn verify(issuer: &Issuer, client: &Client, secret: &str, visitor: &Visitor) -> Result<bool, Error> {
     let attempt = issuer.throttle.client(&client.id, visitor).await.map_err(Error::Throttled)?;
-    let right = issuer.passwords.verify_client(&client.secret_hashes, secret).await;
+    let right = issuer.passwords.verify_client(client.secret_hashes(), secret).await;
     attempt.ended(match &right {
         Ok(true) => Outcome::Right,
         Ok(false) => Outcome::Wrong,

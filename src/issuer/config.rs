@@ -6,7 +6,7 @@ use super::{id_token::OPENID, keys::KeysConfig, redirect::RedirectUri};
 use crate::{
     io::Stamp,
     store::{OnRollback, RedisConfig},
-    token::Algorithm,
+    token::{Algorithm, keys::KeySet},
     types::{Audience, ClientId, IssuerUrl, Scopes, Secret, Subject},
 };
 
@@ -155,9 +155,8 @@ pub const OFFLINE_ACCESS: &str = "offline_access";
 pub struct Client {
     /// Its identifier.
     pub id: ClientId,
-    /// The hashes of its secrets, any of which is good: two while one follows the other, at most [`Client::MAX_SECRETS`]. A
-    /// client without one is public.
-    pub secret_hashes: Vec<SecretHash>,
+    /// How it shows who it is.
+    pub credentials: Credentials,
     /// What people know it by.
     pub name: Arc<str>,
     /// Where a browser may be sent to with a code, or with the news that there is none.
@@ -199,10 +198,30 @@ impl Client {
     /// How many secrets it may have at a time: the one of now, and the one that follows.
     pub const MAX_SECRETS: usize = 2;
 
-    /// Whether it has no secret, so that anybody can say its name (RFC 6749 §2.1).
+    /// Whether it has nothing to show, so that anybody can say its name (RFC 6749 §2.1).
     pub fn is_public(&self) -> bool {
-        self.secret_hashes.is_empty()
+        matches!(self.credentials, Credentials::None)
     }
+
+    /// The hashes of its secrets, if it has any.
+    pub(super) fn secret_hashes(&self) -> &[SecretHash] {
+        match &self.credentials {
+            Credentials::Secrets(hashes) => hashes,
+            Credentials::None | Credentials::Keys(_) => &[],
+        }
+    }
+}
+
+/// How a client shows who it is (RFC 6749 §2.3). In one way: of two, the weaker one would be everybody's way in.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// Not at all.
+    None,
+    /// By a secret, as `client_secret_basic` or `client_secret_post`. These are the hashes, any of which is good: two while one
+    /// follows the other, at most [`Client::MAX_SECRETS`].
+    Secrets(Vec<SecretHash>),
+    /// By what one of its keys has signed: `private_key_jwt` (RFC 7523 §2.2). None of them is a secret.
+    Keys(KeySet),
 }
 
 impl RefreshToken {

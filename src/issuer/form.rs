@@ -3,6 +3,7 @@
 use http::{HeaderMap, header};
 
 use super::error::Error;
+use crate::token::assertion;
 
 /// The largest body that the issuer's endpoints look at, in bytes.
 pub const MAX_FORM_BYTES: usize = 64 * 1024;
@@ -13,6 +14,8 @@ pub(super) enum Param {
     GrantType,
     ClientId,
     ClientSecret,
+    ClientAssertion,
+    ClientAssertionType,
     Username,
     Password,
     RefreshToken,
@@ -49,10 +52,12 @@ pub(super) enum Param {
 }
 
 impl Param {
-    const ALL: [Self; 34] = [
+    const ALL: [Self; 36] = [
         Self::GrantType,
         Self::ClientId,
         Self::ClientSecret,
+        Self::ClientAssertion,
+        Self::ClientAssertionType,
         Self::Username,
         Self::Password,
         Self::RefreshToken,
@@ -91,6 +96,8 @@ impl Param {
             Self::GrantType => "grant_type",
             Self::ClientId => "client_id",
             Self::ClientSecret => "client_secret",
+            Self::ClientAssertion => "client_assertion",
+            Self::ClientAssertionType => "client_assertion_type",
             Self::Username => "username",
             Self::Password => "password",
             Self::RefreshToken => "refresh_token",
@@ -139,6 +146,7 @@ impl Param {
         match self {
             Self::Decision | Self::MaxAge => 20,
             Self::GrantType
+            | Self::ClientAssertionType
             | Self::TokenTypeHint
             | Self::SubjectTokenType
             | Self::RequestedTokenType
@@ -157,6 +165,7 @@ impl Param {
             | Self::Resource
             | Self::Audience => 1024,
             Self::Scope | Self::State | Self::RequestUri => 4096,
+            Self::ClientAssertion => assertion::MAX_BYTES,
             Self::Token | Self::SubjectToken | Self::ActorToken | Self::Request | Self::IdTokenHint | Self::Ticket => {
                 super::MAX_TOKEN_BYTES
             }

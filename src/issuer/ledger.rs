@@ -182,6 +182,11 @@ impl Ledger {
         self.to_the_end(move |inner| async move { inner.store.keep_code(name, kept, lifetime).await }).await
     }
 
+    /// Whether what has this name is presented for the first time; remembered until then.
+    pub(super) async fn mark(&self, name: Digest, until: Timestamp) -> Result<bool, Unavailable> {
+        self.to_the_end(move |inner| async move { inner.store.mark(name, until).await }).await
+    }
+
     /// Takes one for the session that is to come of it.
     pub(super) async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
         self.to_the_end(move |inner| async move { inner.store.take_code(name, session).await }).await

@@ -1,6 +1,7 @@
 //! The internal issuer: the token endpoint and what belongs to it, behind plain requests and responses.
 
 mod access;
+mod assertion;
 mod browser;
 mod by;
 mod client;
@@ -35,8 +36,8 @@ pub use self::{
     access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
     by::By,
     config::{
-        AccessToken, Client, Config, Consent, Exchange, GrantType, Lifetimes, Login, OFFLINE_ACCESS, RefreshToken,
-        SecretHash, StoreConfig, Throttle, User, UsersFile, UsersHook,
+        AccessToken, Client, Config, Consent, Credentials, Exchange, GrantType, Lifetimes, Login, OFFLINE_ACCESS,
+        RefreshToken, SecretHash, StoreConfig, Throttle, User, UsersFile, UsersHook,
     },
     endpoint::Endpoint,
     error::refusal,
@@ -352,8 +353,13 @@ fn check(config: &Config) -> Result<(), OpenError> {
         return Err(OpenError::Config("there are users here, and a hook that knows others".into()));
     }
     for client in &config.clients {
-        for hash in &client.secret_hashes {
+        for hash in client.secret_hashes() {
             check_hash(hash).map_err(|why| OpenError::Config(format!("the hash of client {} {why}", client.id)))?;
+        }
+        if let Credentials::Keys(keys) = &client.credentials
+            && keys.is_secret()
+        {
+            return Err(OpenError::Config(format!("a key of client {} is a secret", client.id)));
         }
     }
     if config.master_key.iter().chain(&config.previous_master_keys).any(|key| key.expose().len() < MASTER_KEY_BYTES) {

@@ -1,5 +1,7 @@
 //! What a token claims: what each check reads of it, and what it refuses.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
@@ -23,6 +25,21 @@ pub(super) fn check_times(
     now: Timestamp,
 ) -> Result<Timestamp, Refused> {
     let leeway = provider.leeway;
+    let (expires_at, issued_at) = check_clock(leeway, claims, now)?;
+    if let Some(most) = provider.max_lifetime
+        && expires_at > issued_at.ok_or(Refused::MissingClaim)? + leeway + most
+    {
+        return Err(Refused::LifetimeTooLong);
+    }
+    Ok(expires_at)
+}
+
+/// That its time is now. The end of that, leeway included, and when it began, if it says so, are the answer.
+pub(super) fn check_clock(
+    leeway: Duration,
+    claims: &Map<String, Value>,
+    now: Timestamp,
+) -> Result<(Timestamp, Option<Timestamp>), Refused> {
     let expires_at = read_date(claims, "exp")?.ok_or(Refused::MissingClaim)? + leeway;
     if now >= expires_at {
         return Err(Refused::Expired);
@@ -34,12 +51,7 @@ pub(super) fn check_times(
     if issued_at.is_some_and(|at| at > now + leeway) {
         return Err(Refused::IssuedInFuture);
     }
-    if let Some(most) = provider.max_lifetime
-        && expires_at > issued_at.ok_or(Refused::MissingClaim)? + leeway + most
-    {
-        return Err(Refused::LifetimeTooLong);
-    }
-    Ok(expires_at)
+    Ok((expires_at, issued_at))
 }
 
 /// A NumericDate: seconds, perhaps with a fraction, between 1970 and 9999 (RFC 7519 §2).
@@ -144,7 +156,7 @@ pub(super) fn read_confirmation(claims: &Map<String, Value>) -> Result<Confirmat
 }
 
 /// A string, or a list of strings that is not empty.
-fn texts(value: &Value) -> Result<Vec<Box<str>>, Refused> {
+pub(super) fn texts(value: &Value) -> Result<Vec<Box<str>>, Refused> {
     let text = |value: &Value| value.as_str().map(Into::into).ok_or(Refused::MalformedClaim);
     match value {
         Value::String(_) => Ok(vec![text(value)?]),

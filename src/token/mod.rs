@@ -1,5 +1,7 @@
-//! Access tokens: verifying them, the keys for it, signing them, remembering those that were verified.
+//! Access tokens: verifying them, the keys for it, signing them, remembering those that were verified. And what else is signed
+//! to show something: proofs of possession, assertions of clients.
 
+pub mod assertion;
 pub mod cache;
 mod claims;
 pub mod dpop;

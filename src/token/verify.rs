@@ -14,7 +14,7 @@ use super::{
         required_text,
     },
     json::object,
-    keys::{Key, NoKey, Verifier as KeyVerifier},
+    keys::{Key, KeySet, NoKey, Verifier as KeyVerifier},
     live::{Keys, LiveKeys},
     provider::{self, Profile},
     remote::Remote,
@@ -163,7 +163,7 @@ impl Verifier {
     /// # Errors
     /// The first check that fails.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Proof, Refusal> {
-        let parts = self.split(token)?;
+        let parts = split(token, self.max_bytes)?;
         let header = Header::read(parts.header)?;
         self.check_algorithm_is_known(header.algorithm)?;
         let claims = object(&decode(parts.payload)?).ok_or(Refused::Malformed)?;
@@ -181,7 +181,7 @@ impl Verifier {
     /// # Errors
     /// The first check that fails.
     pub fn signed(&self, token: &str, typ: &str) -> Result<Map<String, Value>, Refused> {
-        let parts = self.split(token)?;
+        let parts = split(token, self.max_bytes)?;
         let header = Header::read(parts.header)?;
         self.check_algorithm_is_known(header.algorithm)?;
         let claims = object(&decode(parts.payload)?).ok_or(Refused::Malformed)?;
@@ -231,21 +231,6 @@ impl Verifier {
         self.providers.iter().map(|provider| &provider.config.issuer)
     }
 
-    fn split<'a>(&self, token: &'a str) -> Result<Parts<'a>, Refused> {
-        if token.len() > self.max_bytes {
-            return Err(Refused::TooLarge);
-        }
-        let mut parts = token.split('.');
-        match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(header), Some(payload), Some(signature), None, None, None) => {
-                let signed = &token[..header.len() + 1 + payload.len()];
-                Ok(Parts { header, payload, signature, signed })
-            }
-            (Some(_), Some(_), Some(_), Some(_), Some(_), None) => Err(Refused::Encrypted),
-            _ => Err(Refused::Malformed),
-        }
-    }
-
     fn check_algorithm_is_known(&self, algorithm: Algorithm) -> Result<(), Refused> {
         let known = self.providers.iter().any(|p| p.config.algorithms.contains(&algorithm));
         known.then_some(()).ok_or(Refused::AlgorithmNotAllowed)
@@ -261,7 +246,7 @@ impl Verifier {
 /// Judges a signature as [`Verifier::verify`] does, whatever it signs.
 #[cfg(test)]
 pub(super) fn signature_of(verifier: &Verifier, keys: &Keys, token: &str) -> Result<(), Refused> {
-    let parts = verifier.split(token)?;
+    let parts = split(token, verifier.max_bytes)?;
     let header = Header::read(parts.header)?;
     decode(parts.payload)?;
     let (_, key) = find_key(keys, &header)?;
@@ -278,7 +263,7 @@ impl Provider {
         now: Timestamp,
     ) -> Result<Proof, Refused> {
         check_algorithm(self, header.algorithm)?;
-        check_type(self, header.typ.as_deref())?;
+        check_type(self, header.media_type().as_deref())?;
         let keys = self.keys.load();
         let (key, verifier) = find_key(&keys, header)?;
         check_signature(verifier, parts)?;
@@ -293,23 +278,48 @@ impl Provider {
     }
 }
 
+/// A JWT taken apart (RFC 7515 §3.1).
 #[derive(Clone, Copy)]
-struct Parts<'a> {
-    header: &'a str,
-    payload: &'a str,
+pub(super) struct Parts<'a> {
+    pub(super) header: &'a str,
+    pub(super) payload: &'a str,
     signature: &'a str,
     signed: &'a str,
 }
 
+/// Takes a JWT apart that is no longer than this.
+pub(super) fn split(token: &str, max_bytes: usize) -> Result<Parts<'_>, Refused> {
+    if token.len() > max_bytes {
+        return Err(Refused::TooLarge);
+    }
+    let mut parts = token.split('.');
+    match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(header), Some(payload), Some(signature), None, None, None) => {
+            let signed = &token[..header.len() + 1 + payload.len()];
+            Ok(Parts { header, payload, signature, signed })
+        }
+        (Some(_), Some(_), Some(_), Some(_), Some(_), None) => Err(Refused::Encrypted),
+        _ => Err(Refused::Malformed),
+    }
+}
+
 /// The JOSE header (RFC 7515 §4).
-struct Header {
-    algorithm: Algorithm,
+pub(super) struct Header {
+    pub(super) algorithm: Algorithm,
     typ: Option<String>,
     kid: Option<Box<str>>,
 }
 
 impl Header {
-    fn read(encoded: &str) -> Result<Self, Refused> {
+    /// Its `typ` (RFC 7515 §4.1.9): a media type, in any case, whose "application/" may be left out.
+    pub(super) fn media_type(&self) -> Option<String> {
+        self.typ.as_ref().map(|typ| {
+            let lower = typ.to_ascii_lowercase();
+            lower.strip_prefix("application/").map_or(lower.clone(), str::to_owned)
+        })
+    }
+
+    pub(super) fn read(encoded: &str) -> Result<Self, Refused> {
         let mut members = object(&decode(encoded)?).ok_or(Refused::Malformed)?;
         let mut text = |name: &str| match members.remove(name) {
             None => Ok(None),
@@ -338,7 +348,7 @@ impl Header {
 }
 
 /// Strict base64url: no padding, no white space, no bits left over (RFC 7515 §2).
-fn decode(text: &str) -> Result<Vec<u8>, Refused> {
+pub(super) fn decode(text: &str) -> Result<Vec<u8>, Refused> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| Refused::Malformed)
 }
 
@@ -347,20 +357,19 @@ fn check_algorithm(provider: &Provider, algorithm: Algorithm) -> Result<(), Refu
 }
 
 fn check_type(provider: &Provider, typ: Option<&str>) -> Result<(), Refused> {
-    // RFC 7515 §4.1.9: a media type, in any case, whose "application/" may be left out.
-    let typ = typ.map(|typ| {
-        let lower = typ.to_ascii_lowercase();
-        lower.strip_prefix("application/").map_or(lower.clone(), str::to_owned)
-    });
     let right = match provider.config.profile {
-        Profile::Rfc9068 => typ.as_deref() == Some("at+jwt"),
-        Profile::OidcAccess | Profile::Custom => matches!(typ.as_deref(), None | Some("jwt" | "at+jwt")),
+        Profile::Rfc9068 => typ == Some("at+jwt"),
+        Profile::OidcAccess | Profile::Custom => matches!(typ, None | Some("jwt" | "at+jwt")),
     };
     right.then_some(()).ok_or(Refused::WrongType)
 }
 
 fn find_key<'a>(keys: &'a Keys, header: &Header) -> Result<(&'a Arc<Key>, KeyVerifier<'a>), Refused> {
-    let set = keys.set.as_ref().ok_or(Refused::KeysUnavailable)?;
+    find_in(keys.set.as_ref().ok_or(Refused::KeysUnavailable)?, header)
+}
+
+/// The key of a set that a token is to be verified with.
+pub(super) fn find_in<'a>(set: &'a KeySet, header: &Header) -> Result<(&'a Arc<Key>, KeyVerifier<'a>), Refused> {
     set.select(header.kid.as_deref(), header.algorithm).map_err(|why| match why {
         NoKey::Unknown => Refused::UnknownKey,
         NoKey::WrongAlgorithm => Refused::WrongKeyAlgorithm,
@@ -368,7 +377,7 @@ fn find_key<'a>(keys: &'a Keys, header: &Header) -> Result<(&'a Arc<Key>, KeyVer
     })
 }
 
-fn check_signature(key: KeyVerifier<'_>, parts: Parts<'_>) -> Result<(), Refused> {
+pub(super) fn check_signature(key: KeyVerifier<'_>, parts: Parts<'_>) -> Result<(), Refused> {
     let signature = decode(parts.signature)?;
     key.verify(parts.signed.as_bytes(), &signature).then_some(()).ok_or(Refused::BadSignature)
 }

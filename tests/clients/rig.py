@@ -11,6 +11,8 @@ base, ca_file = sys.argv[1], (sys.argv[2:] or [""])[0]
 plain = base.startswith("http://")
 
 CLIENT, PUBLIC_CLIENT, SECRET = "stock", "stock-public", "32+%41 of:entropy/&="
+# It has no secret, but keys.
+KEYS_CLIENT = "stock-keys"
 USER, PASSWORD, SUBJECT = "alice", "pass wörd+%", "user-of-the-clients-test"
 # Of a web application; one that runs on the user's own machine takes any port.
 REDIRECT, LOOPBACK_REDIRECT = "https://app.example.com/cb", "http://127.0.0.1:51004/cb"

@@ -14,12 +14,13 @@ use std::{
 };
 
 use oauth2::reqwest;
+use serde_json::json;
 
 use crate::support::{
     self, Upstream,
     client::{hex, sha256},
     tls::certify,
-    tokens::argon2id,
+    tokens::{TestKey, argon2id},
 };
 
 /// Printable, and different once form-decoded: some libraries encode it for Basic, others send it as it is.
@@ -60,6 +61,21 @@ fn oauth4webapi_binds_tokens_to_its_key() {
 }
 
 #[test]
+fn authlib_signs_who_it_is() {
+    python("authlib_jwt_flow.py");
+}
+
+#[test]
+fn oauth4webapi_signs_who_it_is() {
+    node("oauth4webapi", "oauth4webapi_jwt.mjs");
+}
+
+#[test]
+fn openid_client_signs_who_it_is() {
+    node("openid-client", "openid_client_jwt.mjs");
+}
+
+#[test]
 fn openid_client_does_every_grant() {
     node("openid-client", "openid_client.mjs");
 }
@@ -81,6 +97,7 @@ fn python(flow: &str) {
         let gate = Gate::start(flow, over);
         let mut command = Command::new(&python);
         command.arg(in_tree("tests/clients").join(flow)).arg(&gate.base).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("CLIENT_KEYS", &gate.home);
         if let Over::Tls = over {
             command.arg(&gate.ca_file);
         }
@@ -96,7 +113,8 @@ fn node(package: &str, flow: &str) {
         let gate = Gate::start(flow, over);
         let mut command = Command::new(&node);
         command.arg(in_tree("tests/clients/node").join(flow)).arg(&gate.base);
-        all_right(&command.env("NODE_EXTRA_CA_CERTS", &gate.ca_file).output().unwrap());
+        command.env("NODE_EXTRA_CA_CERTS", &gate.ca_file).env("CLIENT_KEYS", &gate.home);
+        all_right(&command.output().unwrap());
     }
 }
 
@@ -118,6 +136,8 @@ struct Gate {
     _process: support::Sidegate,
     base: String,
     ca_file: PathBuf,
+    /// Where the private keys of `stock-keys` are.
+    home: PathBuf,
 }
 
 impl Gate {
@@ -126,6 +146,11 @@ impl Gate {
         let _ = fs::remove_dir_all(&home);
         fs::create_dir_all(&home).unwrap();
         let ca_file = certify(&home);
+        let keys = [TestKey::new("RS256", "rsa"), TestKey::new("ES256", "ec")];
+        for key in &keys {
+            fs::write(home.join(format!("{}.pem", key.kid)), key.private_pem()).unwrap();
+        }
+        fs::write(home.join("keys.json"), json!({ "keys": keys.map(|key| key.jwk()) }).to_string()).unwrap();
         // The issuer's URL has to be known before the process runs, so the port is chosen here.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (base, tls) = match over {
@@ -137,7 +162,7 @@ impl Gate {
             Over::Loopback => (format!("http://localhost:{port}"), String::new()),
         };
         let process = support::Sidegate::start(&config(&home, port, &tls, &base, Upstream::start().address()));
-        Self { _process: process, base, ca_file }
+        Self { _process: process, base, ca_file, home }
     }
 
     /// What the documentation of the crates recommends, with our CA.
@@ -201,6 +226,11 @@ issuer:
       legacy_password_grant: true
       scopes: [openid, profile, read, write]
       redirect_uris: [{REDIRECT}, https://app.example.com/other]
+    - id: stock-keys
+      jwks_file: {home}/keys.json
+      grants: [authorization_code, client_credentials, refresh_token]
+      scopes: [openid, profile, read, write]
+      redirect_uris: [{REDIRECT}]
     - id: stock-public
       grants: [authorization_code, refresh_token]
       legacy_password_grant: true

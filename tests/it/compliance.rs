@@ -7,13 +7,25 @@ mod codes;
 mod grants;
 mod tokens;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use serde_json::{Value, json};
 
 use crate::{
     browser::{ASK, VERIFIER, between, code_for},
-    support::{Answer, Sidegate, Upstream, client::try_request, config_with_issuer, tokens::argon2id},
+    support::{
+        Answer, Sidegate, Upstream,
+        client::try_request,
+        config_with_issuer,
+        tokens::{TestKey, argon2id, changed, hmac_tag, now},
+    },
 };
 
 /// Several slices, since each part of the table has a file.
@@ -84,6 +96,8 @@ struct Rig {
     gate: Sidegate,
     /// Of a browser at which alice is logged in.
     cookies: String,
+    /// Of the client `signs`.
+    key: TestKey,
     _upstream: Upstream,
 }
 
@@ -93,7 +107,10 @@ impl Rig {
         let routes = "routes: [{ name: all, match: { path_prefix: / }, upstream: app }]\n";
         let digest = crate::support::client::hex(&crate::support::client::sha256(b"secret"));
         let (slow, password) = (argon2id("secret"), argon2id("wonderland"));
-        // `web` and `other` are public and alike; `own` is of the house; `mute` may do nothing but speak for itself.
+        let key = TestKey::new("ES256", "k1");
+        let jwks = json!({ "keys": [key.jwk()] });
+        // `web` and `other` are public and alike; `own` is of the house; `mute` may do nothing but speak for itself, and so may
+        // `signs`, which has no secret but a key.
         let clients = format!(
             "    - {{ id: web, grants: [authorization_code, refresh_token], scopes: [read], consent: skip, redirect_uris: \
              ['http://127.0.0.1/cb', 'https://app.example.com/cb'] }}\n    \
@@ -102,6 +119,7 @@ impl Rig {
              - {{ id: own, secret_hash: 'sha256:{digest}', grants: [authorization_code, refresh_token], scopes: [read, write], \
              consent: skip, redirect_uris: ['https://own.example.com/cb?tenant=1'] }}\n    \
              - {{ id: mute, secret_hash: 'sha256:{digest}', grants: [client_credentials], scopes: [read] }}\n    \
+             - {{ id: signs, jwks: {jwks}, grants: [client_credentials], scopes: [read] }}\n    \
              - {{ id: slow, secret_hash: '{slow}', grants: [client_credentials], scopes: [read] }}\n    \
              - {{ id: gone, secret_hash: 'sha256:{digest}', grants: [client_credentials], scopes: [read], disabled: true }}\n"
         );
@@ -114,7 +132,7 @@ impl Rig {
             );
         let gate = Sidegate::start(&yaml);
         let (_, cookies) = code_for(&gate, ASK);
-        Self { gate, cookies, _upstream: upstream }
+        Self { gate, cookies, key, _upstream: upstream }
     }
 
     /// Puts in what a text names in braces.
@@ -130,6 +148,7 @@ impl Rig {
         match what {
             "verifier" => VERIFIER.to_owned(),
             "cookies" => self.cookies.clone(),
+            "signed" => SIGNED.to_owned(),
             "KiB" => "x".repeat(1 << 10),
             "64 KiB" => "x".repeat(64 << 10),
             "MiB" => "x".repeat(1 << 20),
@@ -188,6 +207,35 @@ impl Rig {
             }
             "revoked_refresh" => self.revoked(refresh),
             "revoked_access" => self.revoked("access_token"),
+            // What `signs` has signed: well, in vain, or once already.
+            "assertion" => self.assertion(json!({})),
+            "assertion_for_endpoint" => self.assertion(json!({ "aud": format!("{URL}/oauth/token") })),
+            "assertion_for_two" => self.assertion(json!({ "aud": [URL, "https://other.example"] })),
+            "assertion_for_another" => self.assertion(json!({ "aud": "https://other.example" })),
+            "assertion_of_app" => self.assertion(json!({ "iss": "app", "sub": "app" })),
+            "assertion_by_app" => self.assertion(json!({ "iss": "app" })),
+            "assertion_without_end" => self.assertion(json!({ "exp": null })),
+            "assertion_of_before" => self.assertion(json!({ "exp": now() - 60 })),
+            "assertion_for_long" => self.assertion(json!({ "exp": now() + 3600 })),
+            "assertion_without_name" => self.assertion(json!({ "jti": null })),
+            "assertion_by_stranger" => {
+                TestKey::new("ES256", "k1").token(&json!({ "alg": "ES256", "kid": "k1" }), &says())
+            }
+            "assertion_by_nobody" => {
+                let parts = [json!({ "alg": "none" }), says()].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+                format!("{}.", parts.join("."))
+            }
+            "assertion_by_public_key" => {
+                let parts = [json!({ "alg": "HS256", "kid": "k1" }), says()];
+                let signed = parts.map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+                let tag = hmac_tag("HS256", &self.key.public_der(), signed.as_bytes());
+                format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
+            }
+            "used_assertion" => {
+                let assertion = self.assertion(json!({}));
+                self.must(200, "", &format!("{SIGNED}&client_assertion={assertion}"));
+                assertion
+            }
             // Both parts of Basic.
             _ if what.contains(':') => STANDARD.encode(what),
             _ => panic!("what is {what}?"),
@@ -198,6 +246,10 @@ impl Rig {
         let authorization = self.filled(authorization);
         let headers = [("Authorization", &*authorization)];
         self.gate.post_form(TOKEN, if authorization.is_empty() { &[] } else { &headers }, form)
+    }
+
+    fn assertion(&self, changes: Value) -> String {
+        self.key.token(&json!({ "alg": "ES256", "kid": "k1" }), &changed(says(), changes))
     }
 
     #[track_caller]
@@ -267,6 +319,18 @@ impl Rig {
         try_request(self.gate.address(), case.method, &path, &headers, form.as_bytes()).unwrap()
     }
 }
+
+/// What `signs` says; nobody has had its `jti`.
+fn says() -> Value {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let jti = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+    json!({ "iss": "signs", "sub": "signs", "aud": URL, "exp": now() + 60, "jti": jti })
+}
+
+/// The issuer's URL, wherever it really listens.
+const URL: &str = "http://localhost:3000";
+const SIGNED: &str = "grant_type=client_credentials&\
+                      client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 const BACK_TO_WEB: &str = "http%3A%2F%2F127.0.0.1%3A5000%2Fcb";
 const BACK_TO_OWN: &str = "https%3A%2F%2Fown.example.com%2Fcb%3Ftenant%3D1";

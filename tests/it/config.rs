@@ -190,7 +190,16 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("id: spa", "id: spa, secret_hashes: [x, y, z]", &["30:18: issuer.clients[0].secret_hashes: has 3 hashes; there are two at most, while one secret follows another"]),
     ("id: spa", "id: spa, secret_hashes: [~]", &["30:34: issuer.clients[0].secret_hashes[0]: nothing stands here"]),
     ("id: spa", "id: spa, secret_hashes: x", &["30:18: issuer.clients[0].secret_hashes: expected a list, found a string"]),
-    ("[refresh_token]", "[client_credentials]", &["30:27: issuer.clients[0].grants[0]: a client without secret_hash is public: it has no credentials to be granted anything for"]),
+    ("id: spa", "id: spa, jwks: { keys: [] }", &[r#"30:18: issuer.clients[0].jwks: no JWK Set: its list of "keys" is empty"#]),
+    ("id: spa", "id: spa, jwks: x", &["30:18: issuer.clients[0].jwks: expected a mapping, found a string"]),
+    ("id: spa", "id: spa, jwks: { keys: [{ kty: EC, crv: P-256, x: AA, y: AA }] }", &[r#"30:18: issuer.clients[0].jwks: no key in it can be used: keys[0]: its "x" and "y" must have 32 bytes each"#]),
+    ("id: spa", "id: spa, jwks: { keys: [{ kty: EC, crv: P-256, x: AA, y: AA, d: hunter2 }] }", &[r#"30:33: issuer.clients[0].jwks.keys[0]: has a "d": it is a private key or a shared secret, and only its owner may have those; put the public part here, of a new key"#]),
+    ("id: spa", "id: spa, jwks: { keys: [{ kty: oct, alg: HS256, k: hunter2 }] }", &[r#"30:33: issuer.clients[0].jwks.keys[0]: has a "k": it is a private key or a shared secret, and only its owner may have those; put the public part here, of a new key"#]),
+    ("id: spa", "id: spa, secret_hash: x, jwks: { keys: [] }", &["30:34: issuer.clients[0].jwks: stands beside secret_hash; a client shows who it is in one way"]),
+    ("id: spa", "id: spa, jwks: { keys: [] }, jwks_file: x", &["30:38: issuer.clients[0].jwks_file: stands beside jwks; a client shows who it is in one way"]),
+    ("id: spa", "id: spa, jwks_file: nowhere.json", &["30:18: issuer.clients[0].jwks_file: nowhere.json: there is no such file"]),
+    ("id: spa, grants: [refresh_token]", "id: spa, jwks: ~, grants: [client_credentials]", &["30:18: issuer.clients[0].jwks: nothing stands here; leave the key out to have its default"]),
+    ("[refresh_token]", "[client_credentials]", &["30:27: issuer.clients[0].grants[0]: a client without secret_hash or jwks is public: it has no credentials to be granted anything for"]),
     ("$argon2id$v=19$m=8", "$argon2i$v=19$m=8", &["32:24: issuer.users[0].password_hash: only Argon2id hashes are read; make one with `sidegate hash-password`"]),
     ("m=8,t=1", "m=2000000,t=1", &["32:24: issuer.users[0].password_hash: the hash asks for more than 1 GiB of memory, 16 passes or 16 lanes; copy the line that `sidegate hash-password` printed, in quotes"]),
     ("$argon2id$v=19$m=8", "$argon2id$m=8", &["32:24: issuer.users[0].password_hash: the hash is not of version 19 of Argon2; copy the line that `sidegate hash-password` printed, in quotes"]),
@@ -477,12 +486,16 @@ fn what_is_dangerous_or_idle_is_warned_of() {
 
 #[test]
 fn the_default_configuration_passes_and_holds_the_demos_credentials() {
-    use sidegate::{config, issuer::SecretHash};
+    use sidegate::{
+        config,
+        issuer::{Credentials, SecretHash},
+    };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml");
     let loaded = config::load(&path).expect("config.yaml is valid");
     let issuer = loaded.config.issuer.expect("config.yaml has an issuer");
     let hash = |text: &str| SecretHash::Argon2id(text.into());
-    assert_eq!(issuer.clients[0].secret_hashes, [hash(config::demo::CLIENT_SECRET_HASH)]);
+    let Credentials::Secrets(hashes) = &issuer.clients[0].credentials else { panic!("a client without a secret") };
+    assert_eq!(*hashes, [hash(config::demo::CLIENT_SECRET_HASH)]);
     assert_eq!(issuer.users[0].password_hash, hash(config::demo::USER_PASSWORD_HASH));
     assert!(verifies("secret", config::demo::CLIENT_SECRET_HASH));
     assert!(verifies("test", config::demo::USER_PASSWORD_HASH));

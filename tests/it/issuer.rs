@@ -1,6 +1,7 @@
 //! The internal issuer through its requests and responses, on a simulated clock.
 
 mod answers;
+mod assertion;
 mod audit;
 mod authorize;
 mod clients;
@@ -39,8 +40,9 @@ use serde_json::{Map, Value, json};
 use sidegate::{
     clock::{Clock, Timestamp},
     issuer::{
-        AccessToken, Cause, Client, Config, Consent, GrantType, Issuer, KeysConfig, Lifetimes, Login, OFFLINE_ACCESS,
-        OpenError, RedirectUri, RefreshToken, RevokeError, RevokeRequest, SecretHash, StoreConfig, Throttle, User,
+        AccessToken, Cause, Client, Config, Consent, Credentials, GrantType, Issuer, KeysConfig, Lifetimes, Login,
+        OFFLINE_ACCESS, OpenError, RedirectUri, RefreshToken, RevokeError, RevokeRequest, SecretHash, StoreConfig,
+        Throttle, User,
     },
     revocation::Revocations,
     store::{OnRollback, Revocation},
@@ -278,7 +280,7 @@ fn sha256(secret: &str) -> SecretHash {
 fn client(id: &str, secret_hash: Option<SecretHash>, grants: &[GrantType]) -> Client {
     Client {
         id: ClientId::new(id),
-        secret_hashes: secret_hash.into_iter().collect(),
+        credentials: secret_hash.map_or(Credentials::None, |hash| Credentials::Secrets(vec![hash])),
         name: id.into(),
         redirect_uris: Vec::new(),
         post_logout_redirect_uris: Vec::new(),

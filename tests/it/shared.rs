@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use serde_json::json;
+
 use crate::support::{
     Sidegate, Upstream, config, config_with_issuer,
     redis::{Acl, Options, Redis},
+    tokens::{TestKey, now},
     wait_for,
 };
 
@@ -70,6 +73,36 @@ fn what_is_done_at_one_gate_holds_at_the_other() {
     wait_for("it to be refused", || (one.get_with("/", &access).status == 401).then_some(()));
     assert!(run(&one, &["revocations", "list"]).contains("laptop stolen"));
     assert_eq!(one.get_with("/", &log_in(&two).0).status, 200, "who logs in after that is let in");
+}
+
+#[test]
+fn an_assertion_of_a_client_is_good_at_one_gate_once() {
+    let Some(mut redis) = Redis::start() else { return };
+    let (upstream, key, thief) = (Upstream::start(), TestKey::new("ES256", "k1"), TestKey::new("ES256", "k1"));
+    let signs = format!(
+        "  clients:\n    - {{ id: signs, jwks: {}, grants: [client_credentials] }}\n",
+        json!({ "keys": [key.jwk()] })
+    );
+    let yaml = shared(&upstream, &at(&redis), "").replace("  clients:\n", &signs);
+    let (one, two) = (Sidegate::start(&yaml), Sidegate::start(&yaml));
+    let made = |key: &TestKey, jti: &str| {
+        let says =
+            json!({ "iss": "signs", "sub": "signs", "aud": "http://localhost:3000", "exp": now() + 60, "jti": jti });
+        let kind = "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        let assertion = key.token(&json!({ "alg": "ES256", "kid": "k1" }), &says);
+        format!("grant_type=client_credentials&{kind}&client_assertion={assertion}")
+    };
+    let ask = |gate: &Sidegate, form: &str| gate.post_form("/oauth/token", &[], form);
+    let form = made(&key, "one");
+    assert_eq!(ask(&one, &form).status, 200);
+    assert_eq!(ask(&two, &form).status, 401);
+    assert_eq!(ask(&one, &form).status, 401);
+    assert_eq!(ask(&two, &made(&key, "two")).status, 200);
+    // What is not the client's own does not get as far as the store; what is cannot be let in without it.
+    redis.kill();
+    assert_eq!(ask(&one, &made(&thief, "three")).status, 401);
+    let answer = ask(&one, &made(&key, "three"));
+    assert_eq!((answer.status, &*answer.member("error")), (503, "temporarily_unavailable"));
 }
 
 #[test]

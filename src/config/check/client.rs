@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    hash,
+    credentials,
     issuer::{access_lifetime, lifetimes},
     login::shown,
     route,
@@ -11,13 +11,12 @@ use super::{
 };
 use crate::{
     config::{
-        demo,
         error::{did_you_mean, quote},
         path::Path,
         raw,
         report::Report,
     },
-    issuer::{AccessToken, Client, Consent, Exchange, GrantType, Lifetimes, RedirectUri, SecretHash},
+    issuer::{AccessToken, Client, Consent, Exchange, GrantType, Lifetimes, RedirectUri},
     types::{Audience, ClientId, is_identifier},
 };
 
@@ -40,12 +39,12 @@ pub(super) fn check_all(
 fn check(
     report: &mut Report,
     at: &Path,
-    raw: raw::Client,
+    mut raw: raw::Client,
     tokens: Option<&AccessToken>,
     ids: &mut HashMap<String, Path>,
     demo: &mut Vec<Path>,
 ) -> Option<Client> {
-    let id = report.required(at, "id", raw.id, "the client's identifier").and_then(|id| {
+    let id = report.required(at, "id", raw.id.take(), "the client's identifier").and_then(|id| {
         let path = at.key("id");
         // RFC 7617 §2: with Basic, everything after the first colon is the secret.
         if id.contains(':') {
@@ -53,10 +52,9 @@ fn check(
         }
         identifier(report, &path, id, ids)
     });
-    let named = |key: &str, written: bool| written || report.is_settled(&at.key(key));
-    let is_public =
-        !named("secret_hash", raw.secret_hash.is_some()) && !named("secret_hashes", raw.secret_hashes.is_some());
-    let secret_hashes = secrets(report, at, raw.secret_hash, raw.secret_hashes, demo);
+    let written = credentials::written(report, at, &raw);
+    let is_public = written.is_empty();
+    let credentials = credentials::check(report, at, &mut raw, &written, demo);
     let name_at = at.key(if raw.name.is_some() { "name" } else { "id" });
     let name = shown(report, &name_at, raw.name, id.as_deref().unwrap_or("unnamed"));
     let consents = [("ask", Consent::Ask), ("skip", Consent::Skip)];
@@ -65,8 +63,8 @@ fn check(
     let redirect_uris = redirect_uris(report, &at.key("redirect_uris"), raw.redirect_uris, grants.as_deref());
     let certificate_bound = raw.tls_client_certificate_bound_access_tokens.is_some_and(|flag| flag.0);
     if certificate_bound && is_public {
-        let message = "needs a secret: a client without one shows nothing at a refresh that its tokens were bound to; \
-                       dpop_bound_access_tokens binds those too";
+        let message = "needs a client that authenticates: a public one shows nothing at a refresh that its tokens were bound \
+                       to; dpop_bound_access_tokens binds those too";
         report.error(&at.key("tls_client_certificate_bound_access_tokens"), message);
     }
     let exchange = exchange(report, &at.key("exchange"), raw.exchange, grants.as_deref(), tokens);
@@ -76,7 +74,8 @@ fn check(
     let rotations = [("rotate", true), ("reuse", false)];
     let mut rotate = word(report, &at.key("rotation"), raw.rotation.as_deref(), true, &rotations);
     if rotate == Some(false) && is_public {
-        let message = "a client without secret_hash is public, and its refresh tokens must rotate (RFC 9700 §4.14.2)";
+        let message =
+            "a client without secret_hash or jwks is public, and its refresh tokens must rotate (RFC 9700 §4.14.2)";
         rotate = report.refuse(&at.key("rotation"), message);
     }
     let lifetime = raw
@@ -88,7 +87,7 @@ fn check(
     });
     Some(Client {
         id: ClientId::new(id?),
-        secret_hashes: secret_hashes?,
+        credentials: credentials?,
         name: name?.into(),
         redirect_uris: redirect_uris?,
         post_logout_redirect_uris: post_logout_redirect_uris?,
@@ -109,51 +108,6 @@ fn check(
             None => None,
         },
     })
-}
-
-/// The hashes of its secrets: of one, or of the two that it has while one follows the other. Never fewer than are written: a
-/// client that loses its last one would be a public one.
-fn secrets(
-    report: &mut Report,
-    at: &Path,
-    one: Option<String>,
-    several: raw::List<String>,
-    demo: &mut Vec<Path>,
-) -> Option<Vec<SecretHash>> {
-    let list = at.key("secret_hashes");
-    let hashes = match (one, several) {
-        (Some(_), Some(_)) => {
-            return report
-                .refuse(&list, "stands beside secret_hash; a client has one of the two, and this takes both hashes");
-        }
-        (one, None) => one.into_iter().map(|text| (at.key("secret_hash"), text)).collect(),
-        (None, Some(several)) => {
-            if several.is_empty() {
-                return report
-                    .refuse(&list, "is empty; a client without a secret, which is a public one, leaves it out");
-            }
-            if several.len() > Client::MAX_SECRETS {
-                let message =
-                    format!("has {} hashes; there are two at most, while one secret follows another", several.len());
-                return report.refuse(&list, message);
-            }
-            let written = several.len();
-            let hashes = report.items(&list, Some(several));
-            if hashes.len() < written {
-                return None;
-            }
-            hashes
-        }
-    };
-    let mut checked = Vec::new();
-    for (at, text) in hashes {
-        if demo::is_demo(&text) {
-            demo.push(at.clone());
-        }
-        checked.push(hash::check(report, &at, &text, true));
-    }
-    // Keys with nothing good behind them are at fault already, and the file with them.
-    checked.into_iter().collect()
 }
 
 /// A client id or a username, each only once.
@@ -276,13 +230,13 @@ fn grants(
             "refresh_token" => Some(GrantType::RefreshToken),
             "client_credentials" if is_public => report.refuse(
                 &path,
-                "a client without secret_hash is public: it has no credentials to be granted anything for",
+                "a client without secret_hash or jwks is public: it has no credentials to be granted anything for",
             ),
             "client_credentials" => Some(GrantType::ClientCredentials),
             "authorization_code" => Some(GrantType::AuthorizationCode),
             TOKEN_EXCHANGE if is_public => report.refuse(
                 &path,
-                "a client without secret_hash is public: anybody could exchange what they have found in its name",
+                "a client without secret_hash or jwks is public: anybody could exchange what they have found in its name",
             ),
             TOKEN_EXCHANGE => Some(GrantType::TokenExchange),
             "password" => {

@@ -3,6 +3,7 @@
 use super::fetch;
 use crate::{
     config::{file, path::Path, raw, report::Report},
+    io::Contents,
     token::{
         Algorithm,
         keys::{KeyError, KeySet},
@@ -72,8 +73,8 @@ pub(super) fn check(
             &at.key("jwks"),
             "can only be `issuer`; keys of others come from jwks_uri, discovery, jwks_file or jwks_inline",
         ),
-        (_, Some(name), ..) => self::jwks_file(report, &at.key("jwks_file"), &name),
-        (_, _, Some(jwks), _) => self::jwks_inline(report, &at.key("jwks_inline"), jwks),
+        (_, Some(name), ..) => self::jwks_file(report, &at.key("jwks_file"), &name).map(KeySource::Fixed),
+        (_, _, Some(jwks), _) => self::jwks_inline(report, &at.key("jwks_inline"), jwks).map(KeySource::Fixed),
         (_, _, _, Some(secret)) => self::hmac_secret(report, at, secret, algorithms),
         (None, None, None, None) => None,
     }
@@ -89,20 +90,16 @@ fn listed() -> String {
         .join(", ")
 }
 
-fn jwks_file(report: &mut Report, at: &Path, name: &str) -> Option<KeySource> {
+fn jwks_file(report: &mut Report, at: &Path, name: &str) -> Option<KeySet> {
     let contents = file::named(report, at, name, MAX_JWKS)?;
-    let path = report.resolve(name);
-    let Ok(text) = std::str::from_utf8(&contents.bytes) else {
-        return report.refuse(at, format!("{}: not UTF-8", path.display()));
-    };
-    let found = KeySet::parse_jwks(text);
+    let (path, text) = text(report, at, name, &contents)?;
     if serde_json::from_str(text).is_ok_and(|jwks| secret_members(&jwks).next().is_some()) {
         file::must_be_private(report, at, name, &contents);
     }
-    key_set(report, at, &format!("{}: ", path.display()), found)
+    key_set(report, at, &path, KeySet::parse_jwks(text))
 }
 
-fn jwks_inline(report: &mut Report, at: &Path, jwks: serde_json::Map<String, serde_json::Value>) -> Option<KeySource> {
+fn jwks_inline(report: &mut Report, at: &Path, jwks: serde_json::Map<String, serde_json::Value>) -> Option<KeySet> {
     let jwks = serde_json::Value::Object(jwks);
     for (index, member) in secret_members(&jwks) {
         file::must_not_be_literal(report, &at.key("keys").index(index).key(member));
@@ -110,8 +107,47 @@ fn jwks_inline(report: &mut Report, at: &Path, jwks: serde_json::Map<String, ser
     key_set(report, at, "", KeySet::parse_jwks(&jwks.to_string()))
 }
 
+/// Somebody else's keys, from a file: what they keep to themselves has no place in it.
+pub(super) fn public_jwks_file(report: &mut Report, at: &Path, name: &str) -> Option<KeySet> {
+    let contents = file::named(report, at, name, MAX_JWKS)?;
+    let (path, text) = text(report, at, name, &contents)?;
+    if let Some((index, member)) = serde_json::from_str(text).ok().and_then(|jwks| secret_members(&jwks).next()) {
+        return report.refuse(at, format!("{path}keys[{index}] {}", not_public(member)));
+    }
+    key_set(report, at, &path, KeySet::parse_jwks(text))
+}
+
+/// The same, from the configuration.
+pub(super) fn public_jwks(
+    report: &mut Report,
+    at: &Path,
+    jwks: serde_json::Map<String, serde_json::Value>,
+) -> Option<KeySet> {
+    let jwks = serde_json::Value::Object(jwks);
+    if let Some((index, member)) = secret_members(&jwks).next() {
+        return report.refuse(&at.key("keys").index(index), not_public(member));
+    }
+    key_set(report, at, "", KeySet::parse_jwks(&jwks.to_string()))
+}
+
+fn not_public(member: &str) -> String {
+    format!(
+        "has a \"{member}\": it is a private key or a shared secret, and only its owner may have those; put the public part \
+         here, of a new key"
+    )
+}
+
+/// What is in a file of keys, behind the beginning of what there is to say about it.
+fn text<'a>(report: &mut Report, at: &Path, name: &str, contents: &'a Contents) -> Option<(String, &'a str)> {
+    let path = format!("{}: ", report.resolve(name).display());
+    match std::str::from_utf8(&contents.bytes) {
+        Ok(text) => Some((path, text)),
+        Err(_) => report.refuse(at, format!("{path}not UTF-8")),
+    }
+}
+
 /// The secret parts of a JWK Set: which key, which member.
-fn secret_members(jwks: &serde_json::Value) -> impl Iterator<Item = (usize, &'static str)> {
+fn secret_members(jwks: &serde_json::Value) -> impl Iterator<Item = (usize, &'static str)> + use<'_> {
     let keys = jwks.get("keys").and_then(serde_json::Value::as_array).into_iter().flatten().enumerate();
     keys.flat_map(|(n, key)| {
         SECRET_MEMBERS.into_iter().filter(move |member| key.get(member).is_some()).map(move |member| (n, member))
@@ -123,13 +159,13 @@ fn key_set(
     at: &Path,
     file: &str,
     found: Result<(KeySet, Vec<KeyError>), KeyError>,
-) -> Option<KeySource> {
+) -> Option<KeySet> {
     match found {
         Ok((keys, skipped)) => {
             for why in skipped {
                 report.warn(at, format!("{file}a key is not used: {why}"));
             }
-            Some(KeySource::Fixed(keys))
+            Some(keys)
         }
         Err(why) => report.refuse(at, format!("{file}{why}")),
     }

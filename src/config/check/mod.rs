@@ -3,6 +3,7 @@
 mod claims;
 mod client;
 mod cors;
+mod credentials;
 mod feed;
 mod fetch;
 mod hash;

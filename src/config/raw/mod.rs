@@ -312,6 +312,8 @@ shapes! {
         post_logout_redirect_uris: List<String>,
         consent: Option<String>,
         secret_hashes: List<String>,
+        jwks: Option<serde_json::Map<String, Value>>,
+        jwks_file: Option<String>,
         grants: List<String>,
         legacy_password_grant: Option<Flag>,
         scopes: List<String>,

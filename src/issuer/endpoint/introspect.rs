@@ -72,7 +72,7 @@ async fn introspect(issuer: &Issuer, request: &Request<Bytes>) -> Result<Option<
     let form = Form::read(request.headers(), request.body())?;
     let token = form.require(Param::Token)?;
     let visitor = visitor(request);
-    let client = client::authenticate_confidential(issuer, request.headers(), &form, &visitor).await?;
+    let client = client::authenticate_confidential(issuer, request, &form, &visitor).await?;
     if RefreshTokens::looks_like(token) {
         refresh_token(issuer, client, token).await
     } else {

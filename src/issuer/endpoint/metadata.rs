@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::{AUTHORIZE, INTROSPECT, JWKS, LOG_OUT, REVOKE, TOKEN, USERINFO};
 use crate::{
-    issuer::{Client, Config, GrantType, Issuer},
-    token::dpop,
+    issuer::{Client, Config, Credentials, GrantType, Issuer},
+    token::{Algorithm, dpop},
 };
 
 /// For how long anybody may keep it: it changes with the configuration alone.
@@ -23,8 +23,12 @@ pub(in crate::issuer) fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Re
 pub(in crate::issuer) fn document(config: &Config) -> String {
     let (url, clients) = (&config.url, &config.clients);
     let mut methods = Vec::new();
-    if clients.iter().any(|client| !client.is_public()) {
+    if clients.iter().any(|client| matches!(client.credentials, Credentials::Secrets(_))) {
         methods.extend(["client_secret_basic", "client_secret_post"]);
+    }
+    let algorithms = assertion_algorithms(clients);
+    if !algorithms.is_empty() {
+        methods.push("private_key_jwt");
     }
     let confidential = methods.clone();
     if clients.iter().any(Client::is_public) {
@@ -73,9 +77,23 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
         document["introspection_endpoint"] = Value::from(format!("{url}{INTROSPECT}"));
         document["introspection_endpoint_auth_methods_supported"] = Value::from(confidential);
     }
+    if !algorithms.is_empty() {
+        for endpoint in ["token", "revocation", "introspection"] {
+            document[format!("{endpoint}_endpoint_auth_signing_alg_values_supported")] = json!(algorithms);
+        }
+    }
     // A key that also signs is never published, and a link to an empty set would promise one.
     if !config.access_token.algorithm.is_symmetric() {
         document["jwks_uri"] = Value::from(format!("{url}{JWKS}"));
     }
     document.to_string()
+}
+
+/// What the keys of clients sign assertions by.
+fn assertion_algorithms(clients: &[Client]) -> Vec<&'static str> {
+    let signs = |algorithm: Algorithm| {
+        let fits = |client: &Client| matches!(&client.credentials, Credentials::Keys(keys) if keys.fits(algorithm));
+        clients.iter().any(fits)
+    };
+    Algorithm::ALL.into_iter().filter(|algorithm| signs(*algorithm)).map(Algorithm::name).collect()
 }

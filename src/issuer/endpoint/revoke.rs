@@ -50,7 +50,7 @@ async fn revoke<'a>(
 ) -> Result<(), Error> {
     let form = Form::read(request.headers(), request.body())?;
     let token = form.require(Param::Token)?;
-    let client = client::authenticate(issuer, request.headers(), &form, visitor).await?;
+    let client = client::authenticate(issuer, request, &form, visitor).await?;
     *known = Some(client);
     let by = By::client(&client.id, visitor.clone());
     if RefreshTokens::looks_like(token) {

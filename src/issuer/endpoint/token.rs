@@ -75,7 +75,7 @@ async fn grant<'a>(
     let form = Form::read(request.headers(), request.body())?;
     let name = form.require(Param::GrantType)?;
     known.grant_type = GrantType::parse(name);
-    let client = client::authenticate(issuer, request.headers(), &form, visitor).await?;
+    let client = client::authenticate(issuer, request, &form, visitor).await?;
     known.client = Some(client);
     let grant_type = known.grant_type.ok_or(Error::UnsupportedGrantType)?;
     if !client.grants.contains(&grant_type) {

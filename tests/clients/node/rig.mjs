@@ -1,6 +1,7 @@
 // What the flows share: whom tests/it/clients.rs has configured, a line for each step, and a user at a browser.
 
 import assert from 'node:assert/strict'
+import { readFile } from 'node:fs/promises'
 
 export const issuer = new URL(process.argv[2])
 export const plain = issuer.protocol === 'http:'
@@ -8,6 +9,7 @@ export const resource = new URL('/secret', issuer)
 
 export const CLIENT = 'stock'
 export const PUBLIC = 'stock-public'
+export const KEYS = 'stock-keys'
 export const SECRET = '32+%41 of:entropy/&='
 export const OTHER_SECRET = 'another: with a colon'
 export const USER = { username: 'alice', password: 'pass wörd+%' }
@@ -17,6 +19,21 @@ export const AUDIENCE = 'https://api.example.com'
 export const REDIRECT = 'https://app.example.com/cb'
 export const LOOPBACK_REDIRECT = 'http://127.0.0.1:51004/cb'
 export const SCOPE = 'openid profile read write'
+
+// The private keys of KEYS, as its libraries want them; `strange`: another one, that nobody knows.
+export async function privateKeys() {
+  const ecdsa = { name: 'ECDSA', namedCurve: 'P-256' }
+  const read = async (file, algorithm) => {
+    const pem = await readFile(`${process.env.CLIENT_KEYS}/${file}`, 'ascii')
+    const der = Buffer.from(pem.replace(/-----[^-]+-----/g, ''), 'base64')
+    return crypto.subtle.importKey('pkcs8', der, algorithm, false, ['sign'])
+  }
+  return {
+    rsa: await read('rsa.pem', { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' }),
+    ec: await read('ec.pem', ecdsa),
+    strange: (await crypto.subtle.generateKey(ecdsa, false, ['sign', 'verify'])).privateKey,
+  }
+}
 
 export function step(what, good = true) {
   console.log(`${good ? 'ok ' : 'NOT OK'} ${what}`)

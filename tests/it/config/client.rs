@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     browser::code_for,
-    support::{self, Sidegate, Upstream, client::sha256, config_with_issuer},
+    support::{self, Sidegate, Upstream, client::sha256, config_with_issuer, tokens::TestKey},
 };
 
 const ROUTE: &str = "routes: [{ name: all, match: { path_prefix: / }, upstream: app }]\n";
@@ -199,4 +199,32 @@ fn one_secret_follows_another() {
         told.status
     };
     assert_eq!([asks("secret"), asks(secret), asks("third"), asks("")], [200, 200, 401, 401]);
+}
+
+#[test]
+fn keys_of_a_client_come_from_a_file_without_what_is_private() {
+    let folder = Folder::new();
+    let key = TestKey::new("ES256", "k1");
+    let with = |file: &str| {
+        BASE.replace(
+            "id: spa, grants: [refresh_token]",
+            &format!("id: spa, jwks_file: {file}, grants: [client_credentials]"),
+        )
+    };
+    let mut jwk = key.jwk();
+    folder.write("public.json", &json!({ "keys": [jwk] }).to_string());
+    let checked = check(&folder, &folder.write("config.yaml", &with("public.json")), &[]);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
+    jwk["d"] = json!("hunter2");
+    folder.write("private.json", &json!({ "keys": [key.jwk(), jwk] }).to_string());
+    folder.write("torn.json", "{");
+    for (file, why) in [
+        ("private.json", r#"private.json: keys[1] has a "d": it is a private key"#),
+        ("torn.json", "torn.json: no JWK Set"),
+    ] {
+        let checked = check(&folder, &folder.write("config.yaml", &with(file)), &[]);
+        let said = text(&checked.stderr);
+        assert!(checked.status.code() == Some(1) || checked.status.code() == Some(2), "{said}");
+        assert!(said.contains(&format!("issuer.clients[0].jwks_file: {why}")) && !said.contains("hunter2"), "{said}");
+    }
 }

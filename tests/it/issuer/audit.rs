@@ -17,7 +17,7 @@ async fn audited(folder: TempDir, hand: Arc<AtomicU64>, config: Config) -> (Rig,
 }
 
 /// Starts it anew, does something, and answers what was written meanwhile, less what every start does again.
-async fn written(rig: Rig, act: impl AsyncFnOnce(&mut Rig)) -> (Rig, Vec<Value>) {
+pub(super) async fn written(rig: Rig, act: impl AsyncFnOnce(&mut Rig)) -> (Rig, Vec<Value>) {
     let Rig { folder, hand, config, issuer, .. } = rig;
     drop(issuer);
     let (mut rig, keeper) = audited(folder, hand, config).await;

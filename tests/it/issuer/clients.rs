@@ -105,7 +105,7 @@ async fn of_two_secrets_each_is_good_and_a_third_is_not() {
         [argon2id(one), argon2id(two)],
     ] {
         let rig = Rig::with(|config| {
-            config.clients[2].secret_hashes = hashes.to_vec();
+            config.clients[2].credentials = Credentials::Secrets(hashes.to_vec());
             config.throttle = None;
         })
         .await;
@@ -144,7 +144,7 @@ pub(super) fn slow(secret: &str) -> SecretHash {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_passwords_is_told_to_come_back() {
     let rig = Rig::with(|config| {
-        config.clients[2].secret_hashes = vec![slow("generated")];
+        config.clients[2].credentials = Credentials::Secrets(vec![slow("generated")]);
         config.throttle = None;
     });
     let rig = Arc::new(rig.await);
@@ -157,7 +157,9 @@ async fn a_flood_of_passwords_is_told_to_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_that_was_right_once_is_never_in_the_way_again() {
-    let rig = Arc::new(Rig::with(|config| config.clients[2].secret_hashes = vec![slow("generated")]).await);
+    let rig = Arc::new(
+        Rig::with(|config| config.clients[2].credentials = Credentials::Secrets(vec![slow("generated")])).await,
+    );
     rig.token(Some(&svc()), SELF).await.tokens();
     // Were each of them hashed, the queue would not hold them.
     assert_eq!(flood(&rig, Some(svc()), SELF).await, BTreeMap::from([(200, 200)]));
@@ -165,7 +167,7 @@ async fn a_secret_that_was_right_once_is_never_in_the_way_again() {
 
     // Nor is the other one, or whether that was right before.
     let both = vec![slow("before"), slow("generated")];
-    let rig = Arc::new(Rig::with(|config| config.clients[2].secret_hashes = both).await);
+    let rig = Arc::new(Rig::with(|config| config.clients[2].credentials = Credentials::Secrets(both)).await);
     rig.token(Some(&svc()), SELF).await.tokens();
     rig.token(Some(&basic("svc", "before")), SELF).await.tokens();
     assert_eq!(flood(&rig, Some(svc()), SELF).await, BTreeMap::from([(200, 200)]));

@@ -178,14 +178,14 @@ type Change = fn(&mut Config);
 async fn a_configuration_that_would_let_somebody_in_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (_, hand) = Clock::simulated(Timestamp::from_secs(START));
-    let changes: [(Change, &str); 5] = [
+    let changes: [(Change, &str); 6] = [
         (|config| config.users[0].subject = Subject::new("client:svc"), "the subject of user alice"),
         (|config| config.users[0].password_hash = SecretHash::Argon2id("secret".into()), "the hash of user alice"),
         (
             |config| {
                 // Any of them would let somebody in.
                 let hash = SecretHash::Argon2id("$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aaaaaaaaaaaaaaaa".into());
-                config.clients[0].secret_hashes.push(hash);
+                config.clients[0].credentials = Credentials::Secrets(vec![sha256("secret"), hash]);
             },
             "the hash of client app is not an Argon2id hash",
         ),
@@ -197,6 +197,14 @@ async fn a_configuration_that_would_let_somebody_in_is_refused() {
             "the hash of user alice asks for more than 1 GiB",
         ),
         (|config| config.master_key = Some(sidegate::types::Secret::new(vec![7; 31])), "a master key has less"),
+        (
+            |config| {
+                let shared = sidegate::types::Secret::new(vec![7; 32]);
+                let keys = sidegate::token::keys::KeySet::hmac(&shared, Algorithm::Hs256).unwrap();
+                config.clients[0].credentials = Credentials::Keys(keys);
+            },
+            "a key of client app is a secret",
+        ),
     ];
     for (change, text) in changes {
         let mut config = config(folder.path());

@@ -300,7 +300,7 @@ async fn many_who_are_right_at_once_wait_for_each_other_and_get_in() {
     let rig = Rig::with(|config| {
         config.users[0].password_hash = clients::slow("open sesame");
         let app = config.clients.iter_mut().find(|client| client.id.as_str() == "app").unwrap();
-        app.secret_hashes = vec![clients::slow("secret")];
+        app.credentials = Credentials::Secrets(vec![clients::slow("secret")]);
         app.grants.push(GrantType::ClientCredentials);
     })
     .await;

@@ -4,13 +4,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, Version};
 use aws_lc_rs::{
-    encoding::AsDer as _,
+    encoding::{AsDer, Pkcs8V1Der},
     hmac,
     rand::SystemRandom,
     rsa::KeySize,
     signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use serde_json::{Value, json};
 
 pub(crate) const ISSUER: &str = "https://issuer.example";
@@ -67,6 +70,17 @@ impl TestKey {
         jwk["kid"] = json!(self.kid);
         jwk["alg"] = json!(self.alg);
         jwk
+    }
+
+    /// The private key as PKCS #8, in PEM.
+    pub(crate) fn private_pem(&self) -> String {
+        let der = match &self.pair {
+            Pair::Rsa(pair) => AsDer::<Pkcs8V1Der<'static>>::as_der(pair).unwrap().as_ref().to_vec(),
+            Pair::Ec(pair) => pair.to_pkcs8v1().unwrap().as_ref().to_vec(),
+            Pair::Ed(pair) => pair.to_pkcs8v1().unwrap().as_ref().to_vec(),
+            Pair::Secret(_) => panic!("a secret has no such form"),
+        };
+        format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der))
     }
 
     /// The public key as X.509 SubjectPublicKeyInfo, DER: what a confused verifier takes for a secret.
