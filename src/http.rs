@@ -42,8 +42,25 @@ pub struct ClientCertificate {
     pub subject: Option<HeaderValue>,
     /// The header in which the upstream is told the subject. No client can set it.
     pub subject_header: HeaderName,
+    /// What else it is known by, and the subject again; none of them where they cannot be read.
+    pub names: Box<[CertificateName]>,
     /// The SHA-256 of the certificate, which can bind a token to it (RFC 8705 §3.1, `x5t#S256`).
     pub thumbprint: [u8; 32],
+}
+
+/// A name in a certificate, by which a client is known (RFC 8705 §2.1.2). Two are the same when they are written so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The subject in the words of RFC 4514, as Sidegate writes them.
+    Subject(Box<str>),
+    /// `dNSName` of the subject alternative names, in lower case.
+    Dns(Box<str>),
+    /// `uniformResourceIdentifier`.
+    Uri(Box<str>),
+    /// `iPAddress`.
+    Ip(IpAddr),
+    /// `rfc822Name`.
+    Email(Box<str>),
 }
 
 /// Whom an address stands for where clients are counted: an IPv4 address for itself, an IPv6 address for its /64, which is

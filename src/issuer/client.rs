@@ -11,6 +11,7 @@ use super::{
     Client, Credentials, Issuer, SecretHash, assertion,
     error::{Error, Tried},
     form::{Form, Param},
+    possession::shown_certificate,
     throttle::Outcome,
 };
 use crate::{
@@ -63,6 +64,10 @@ pub(super) enum Why {
     Assertion(Refused),
     /// The assertion has been used.
     Replayed,
+    /// The connection has shown no certificate.
+    NoCertificate,
+    /// Its certificate is somebody else's.
+    WrongCertificate,
 }
 
 impl Why {
@@ -78,12 +83,14 @@ impl Why {
             Self::AnotherName => "assertion_of_another_client",
             Self::Assertion(why) => why.reason(),
             Self::Replayed => "assertion_replayed",
+            Self::NoCertificate => "no_certificate",
+            Self::WrongCertificate => "wrong_certificate",
         }
     }
 }
 
-/// Authenticates the client of a request: by a secret, in Basic or in the body; by an assertion; or by its bare name if it is
-/// public.
+/// Authenticates the client of a request: by a secret, in Basic or in the body; by an assertion; or by its bare name if it
+/// is public, or its connection says the rest.
 ///
 /// # Errors
 /// `invalid_client` when it is not who it says; `invalid_request` when it says so in two ways.
@@ -101,8 +108,10 @@ pub(super) async fn authenticate<'a>(
             (_, Some(why), _) => why.reason(),
             (_, None, None) => Why::UnknownClient.reason(),
             (_, None, Some(Client { disabled: true, .. })) => Why::Disabled.reason(),
-            (_, None, Some(Client { credentials: Credentials::Keys(_), .. })) => Why::WrongMethod.reason(),
-            (_, None, Some(_)) => Why::WrongSecret.reason(),
+            (_, None, Some(client)) => match client.credentials {
+                Credentials::Keys(_) | Credentials::Certificate(_) => Why::WrongMethod.reason(),
+                Credentials::None | Credentials::Secrets(_) => Why::WrongSecret.reason(),
+            },
         };
         let (client, error) = (known.client.map(|client| &client.id), Some(error.code()));
         issuer.audit.tell(Event::ClientRefused, Facts { client, error, reason: Some(reason), ..visitor.into() });
@@ -138,8 +147,10 @@ enum Shown<'a> {
     Header(&'a HeaderValue),
     /// By an assertion in the body.
     Assertion,
-    /// By a name in the body, and a secret; without one, by the bare name.
+    /// By a name in the body, and this secret.
     Body(&'a str),
+    /// By a name alone.
+    Name,
 }
 
 impl<'a> Shown<'a> {
@@ -154,7 +165,8 @@ impl<'a> Shown<'a> {
             _ if another => Err(two_ways()),
             (Some(field), None, false) => Ok(Self::Header(field)),
             (None, None, true) => Ok(Self::Assertion),
-            (None, secret, false) => Ok(Self::Body(secret.unwrap_or_default())),
+            (None, Some(secret), false) => Ok(Self::Body(secret)),
+            (None, None, false) => Ok(Self::Name),
             (Some(_), Some(_), _) | (Some(_), _, true) | (_, Some(_), true) => Err(two_ways()),
         }
     }
@@ -171,6 +183,7 @@ async fn identify<'a>(
     let named = form.get(Param::ClientId);
     match Shown::by(request.headers(), form)? {
         Shown::Assertion => assertion::identify(issuer, form, known).await,
+        Shown::Name => by_name(issuer, request, named, known),
         Shown::Body(secret) => {
             let id = named.ok_or(Error::InvalidClient(Tried::Body))?;
             check(issuer, id, secret, Some(visitor), known).await?.ok_or(Error::InvalidClient(Tried::Body))
@@ -190,6 +203,29 @@ async fn identify<'a>(
             Err(Error::InvalidClient(Tried::Header))
         }
     }
+}
+
+/// One that says no more than its name.
+fn by_name<'a>(
+    issuer: &'a Issuer,
+    request: &Request<Bytes>,
+    named: Option<&str>,
+    known: &mut Known<'a>,
+) -> Result<&'a Client, Error> {
+    let client = named.and_then(|id| issuer.clients.get(id)).ok_or_else(|| known.refused(Why::UnknownClient))?;
+    known.client = Some(client);
+    let fault = match &client.credentials {
+        _ if client.disabled => Some(Why::Disabled),
+        Credentials::None => None,
+        Credentials::Secrets(_) => Some(Why::WrongSecret),
+        Credentials::Keys(_) => Some(Why::WrongMethod),
+        Credentials::Certificate(own) => match shown_certificate(request) {
+            None => Some(Why::NoCertificate),
+            Some(shown) if shown.names.contains(own) => None,
+            Some(_) => Some(Why::WrongCertificate),
+        },
+    };
+    fault.map_or(Ok(client), |why| Err(known.refused(why)))
 }
 
 struct Basic {

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{id_token::OPENID, keys::KeysConfig, redirect::RedirectUri};
 use crate::{
+    http::CertificateName,
     io::Stamp,
     store::{OnRollback, RedisConfig},
     token::{Algorithm, keys::KeySet},
@@ -207,7 +208,7 @@ impl Client {
     pub(super) fn secret_hashes(&self) -> &[SecretHash] {
         match &self.credentials {
             Credentials::Secrets(hashes) => hashes,
-            Credentials::None | Credentials::Keys(_) => &[],
+            Credentials::None | Credentials::Keys(_) | Credentials::Certificate(_) => &[],
         }
     }
 }
@@ -222,6 +223,8 @@ pub enum Credentials {
     Secrets(Vec<SecretHash>),
     /// By what one of its keys has signed: `private_key_jwt` (RFC 7523 §2.2). None of them is a secret.
     Keys(KeySet),
+    /// By the certificate of its connection, which a CA of the listener has signed for this name: `tls_client_auth` (RFC 8705 §2.1).
+    Certificate(CertificateName),
 }
 
 impl RefreshToken {

@@ -117,5 +117,10 @@ fn proven(
 }
 
 fn certificate(request: &Request<Bytes>) -> Option<Thumbprint> {
-    request.extensions().get::<Arc<ClientCertificate>>().map(|certificate| certificate.thumbprint)
+    shown_certificate(request).map(|certificate| certificate.thumbprint)
+}
+
+/// The certificate of the connection that a request came by.
+pub(super) fn shown_certificate(request: &Request<Bytes>) -> Option<&ClientCertificate> {
+    request.extensions().get::<Arc<ClientCertificate>>().map(|certificate| &**certificate)
 }

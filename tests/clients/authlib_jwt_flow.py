@@ -12,7 +12,8 @@ from authlib.oauth2.rfc7523 import PrivateKeyJWT
 from joserfc.jwk import ECKey, RSAKey
 
 from rig import (
-    KEYS_CLIENT, REDIRECT, SCOPE, Browser, authorize_url, introspect_url, resource, revoke_url, step, token_url,
+    KEYS_CLIENT, REDIRECT, SCOPE, TLS_CLIENT, Browser, authorize_url, introspect_url, plain, resource, revoke_url, step,
+    token_url,
 )
 
 keys = Path(os.environ["CLIENT_KEYS"])
@@ -68,4 +69,16 @@ for what, key, method in (
         step(what, e.error == "invalid_client", f"({e.error}: {e.description})")
     else:
         step(what, False)
+
+# One that shows a certificate says its name beside it, as a public client does.
+if not plain:
+    own = (str(keys / "client.pem"), str(keys / "client.key"))
+    for what, certificate in (("a certificate", own), ("no certificate", None)):
+        client = OAuth2Session(TLS_CLIENT, token_endpoint_auth_method="none", default_timeout=10)
+        client.cert = certificate
+        try:
+            token = client.fetch_token(token_url, grant_type="client_credentials")
+            step(what, certificate and client.get(resource).status_code == 200)
+        except OAuthError as e:
+            step(what, not certificate and e.error == "invalid_client", f"({e.error}: {e.description})")
 print("all as it should be")

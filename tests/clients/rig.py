@@ -13,6 +13,8 @@ plain = base.startswith("http://")
 CLIENT, PUBLIC_CLIENT, SECRET = "stock", "stock-public", "32+%41 of:entropy/&="
 # It has no secret, but keys.
 KEYS_CLIENT = "stock-keys"
+# It has a certificate, where it speaks TLS.
+TLS_CLIENT = "stock-tls"
 USER, PASSWORD, SUBJECT = "alice", "pass wörd+%", "user-of-the-clients-test"
 # Of a web application; one that runs on the user's own machine takes any port.
 REDIRECT, LOOPBACK_REDIRECT = "https://app.example.com/cb", "http://127.0.0.1:51004/cb"

@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::support::{
     self, Upstream,
     client::{hex, sha256},
-    tls::certify,
+    tls::{Ca, certify, names},
     tokens::{TestKey, argon2id},
 };
 
@@ -146,6 +146,7 @@ impl Gate {
         let _ = fs::remove_dir_all(&home);
         fs::create_dir_all(&home).unwrap();
         let ca_file = certify(&home);
+        Ca::new(home.join("clients.pem")).sign(&home.join("client"), names(&["stock-tls.example.com"]));
         let keys = [TestKey::new("RS256", "rsa"), TestKey::new("ES256", "ec")];
         for key in &keys {
             fs::write(home.join(format!("{}.pem", key.kid)), key.private_pem()).unwrap();
@@ -157,7 +158,8 @@ impl Gate {
             Over::Tls => {
                 let at = home.display();
                 let pair = format!("{{ cert_file: {at}/cert.pem, key_file: {at}/key.pem }}");
-                (format!("https://127.0.0.1:{port}"), format!("tls: {{ certificates: [{pair}] }}"))
+                let clients = format!("client_auth: {{ mode: optional, ca_file: {at}/clients.pem }}");
+                (format!("https://127.0.0.1:{port}"), format!("tls: {{ certificates: [{pair}], {clients} }}"))
             }
             Over::Loopback => (format!("http://localhost:{port}"), String::new()),
         };
@@ -231,6 +233,10 @@ issuer:
       grants: [authorization_code, client_credentials, refresh_token]
       scopes: [openid, profile, read, write]
       redirect_uris: [{REDIRECT}]
+    - id: stock-tls
+      tls_client_auth_san_dns: stock-tls.example.com
+      grants: [client_credentials]
+      scopes: [read, write]
     - id: stock-public
       grants: [authorization_code, refresh_token]
       legacy_password_grant: true

@@ -198,8 +198,16 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("id: spa", "id: spa, secret_hash: x, jwks: { keys: [] }", &["30:34: issuer.clients[0].jwks: stands beside secret_hash; a client shows who it is in one way"]),
     ("id: spa", "id: spa, jwks: { keys: [] }, jwks_file: x", &["30:38: issuer.clients[0].jwks_file: stands beside jwks; a client shows who it is in one way"]),
     ("id: spa", "id: spa, jwks_file: nowhere.json", &["30:18: issuer.clients[0].jwks_file: nowhere.json: there is no such file"]),
+    ("id: spa", "id: spa, jwks: { keys: [] }, tls_client_auth_san_dns: a.example", &["30:38: issuer.clients[0].tls_client_auth_san_dns: stands beside jwks; a client shows who it is in one way"]),
+    ("id: spa", "id: spa, tls_client_auth_san_uri: 'a:b', tls_client_auth_san_dns: a.example", &["30:18: issuer.clients[0].tls_client_auth_san_uri: stands beside tls_client_auth_san_dns; a client shows who it is in one way"]),
+    ("id: spa", "id: spa, tls_client_auth_subject_dn: /CN=a", &[r"30:18: issuer.clients[0].tls_client_auth_subject_dn: must be a name as RFC 4514 writes it, the last part first and without spaces between, as upstreams are told it: CN=reporting,O=Example; what is not ASCII as \C3\AB"]),
+    ("id: spa", "id: spa, tls_client_auth_subject_dn: 'CN=a, O=b'", &[r"30:18: issuer.clients[0].tls_client_auth_subject_dn: must be a name as RFC 4514 writes it, the last part first and without spaces between, as upstreams are told it: CN=reporting,O=Example; what is not ASCII as \C3\AB"]),
+    ("id: spa", "id: spa, tls_client_auth_san_dns: '*.example.com'", &["30:18: issuer.clients[0].tls_client_auth_san_dns: must be one host name, as in reporting.example.com"]),
+    ("id: spa", "id: spa, tls_client_auth_san_uri: reporting", &["30:18: issuer.clients[0].tls_client_auth_san_uri: must be a URI, as in spiffe://example.com/reporting"]),
+    ("id: spa", "id: spa, tls_client_auth_san_ip: 127.0.0.1/8", &["30:18: issuer.clients[0].tls_client_auth_san_ip: must be an IP address"]),
+    ("id: spa", "id: spa, tls_client_auth_san_email: alice", &["30:18: issuer.clients[0].tls_client_auth_san_email: must be an email address"]),
     ("id: spa, grants: [refresh_token]", "id: spa, jwks: ~, grants: [client_credentials]", &["30:18: issuer.clients[0].jwks: nothing stands here; leave the key out to have its default"]),
-    ("[refresh_token]", "[client_credentials]", &["30:27: issuer.clients[0].grants[0]: a client without secret_hash or jwks is public: it has no credentials to be granted anything for"]),
+    ("[refresh_token]", "[client_credentials]", &["30:27: issuer.clients[0].grants[0]: a client without secret_hash, jwks or tls_client_auth_… is public: it has no credentials to be granted anything for"]),
     ("$argon2id$v=19$m=8", "$argon2i$v=19$m=8", &["32:24: issuer.users[0].password_hash: only Argon2id hashes are read; make one with `sidegate hash-password`"]),
     ("m=8,t=1", "m=2000000,t=1", &["32:24: issuer.users[0].password_hash: the hash asks for more than 1 GiB of memory, 16 passes or 16 lanes; copy the line that `sidegate hash-password` printed, in quotes"]),
     ("$argon2id$v=19$m=8", "$argon2id$m=8", &["32:24: issuer.users[0].password_hash: the hash is not of version 19 of Argon2; copy the line that `sidegate hash-password` printed, in quotes"]),
@@ -468,7 +476,11 @@ fn what_is_dangerous_or_idle_is_warned_of() {
         .replace("    claim_headers:", "    legacy_query_token: true\n    claim_headers:")
         .replace("issuer:\n", "  - { name: late, match: { path: /x }, upstream: app }\nissuer:\n")
         .replace("id: spa,", "id: spa, legacy_password_grant: true,")
-        .replace("  clients:\n", "  throttle: { insecure_off: true }\n  clients:\n");
+        .replace("  clients:\n", "  throttle: { insecure_off: true }\n  clients:\n")
+        .replace(
+            "  users:\n",
+            "    - { id: shown, tls_client_auth_san_dns: a.example, grants: [client_credentials] }\n  users:\n",
+        );
     let file = folder.write("config.yaml", &yaml);
     let output = check(&folder, &file, &[]);
     assert_eq!(output.status.code(), Some(0));
@@ -480,6 +492,7 @@ fn what_is_dangerous_or_idle_is_warned_of() {
         "config.yaml:27:5: warning: routes[2]",
         "config.yaml:32:15: warning: issuer.throttle.insecure_off",
         "config.yaml:34:18: warning: issuer.clients[0].legacy_password_grant",
+        "config.yaml:35:7: warning: issuer.clients[1]",
     ];
     assert_eq!(places, expected, "{said}");
 }
@@ -545,6 +558,7 @@ fn every_commented_key_of_the_default_configuration_is_one_that_is_known() {
         "file: signing.pem",
         "logo_file: logo.svg",
         "secret_hashes:",
+        "tls_client_auth_san_dns:",
         "roles: [admin] }",
         "exchange:",
         "from: [api]",

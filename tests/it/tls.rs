@@ -1,6 +1,7 @@
 //! TLS on a listener: which certificate is shown, sessions that are resumed, clients with certificates of their own, and
 //! files that change while it serves.
 
+mod authentication;
 mod bound;
 mod clients;
 mod reload;

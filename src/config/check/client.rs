@@ -74,8 +74,7 @@ fn check(
     let rotations = [("rotate", true), ("reuse", false)];
     let mut rotate = word(report, &at.key("rotation"), raw.rotation.as_deref(), true, &rotations);
     if rotate == Some(false) && is_public {
-        let message =
-            "a client without secret_hash or jwks is public, and its refresh tokens must rotate (RFC 9700 §4.14.2)";
+        let message = "a client without secret_hash, jwks or tls_client_auth_… is public, and its refresh tokens must rotate (RFC 9700 §4.14.2)";
         rotate = report.refuse(&at.key("rotation"), message);
     }
     let lifetime = raw
@@ -230,13 +229,13 @@ fn grants(
             "refresh_token" => Some(GrantType::RefreshToken),
             "client_credentials" if is_public => report.refuse(
                 &path,
-                "a client without secret_hash or jwks is public: it has no credentials to be granted anything for",
+                "a client without secret_hash, jwks or tls_client_auth_… is public: it has no credentials to be granted anything for",
             ),
             "client_credentials" => Some(GrantType::ClientCredentials),
             "authorization_code" => Some(GrantType::AuthorizationCode),
             TOKEN_EXCHANGE if is_public => report.refuse(
                 &path,
-                "a client without secret_hash or jwks is public: anybody could exchange what they have found in its name",
+                "a client without secret_hash, jwks or tls_client_auth_… is public: anybody could exchange what they have found in its name",
             ),
             TOKEN_EXCHANGE => Some(GrantType::TokenExchange),
             "password" => {

@@ -62,6 +62,8 @@ pub(super) fn config(report: &mut Report, mut raw: raw::Config) -> Option<Config
     max_body_bytes?;
     let (server, routes) = (server?, all(routes)?);
     tls::keep_apart(report, &root, &server.listeners, &routes);
+    let clients = issuer.as_ref().map_or(&[][..], |issuer| &issuer.clients);
+    credentials::can_be_shown(report, &root, clients, &server.listeners);
     let terminators = server.listeners.iter().filter_map(|listener| listener.tls.as_ref());
     let providers = all(providers)?;
     let others = providers.iter().filter(|provider| !matches!(provider.keys, KeySource::InternalIssuer));

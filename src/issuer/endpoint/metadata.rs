@@ -30,6 +30,9 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
     if !algorithms.is_empty() {
         methods.push("private_key_jwt");
     }
+    if clients.iter().any(|client| matches!(client.credentials, Credentials::Certificate(_))) {
+        methods.push("tls_client_auth");
+    }
     let confidential = methods.clone();
     if clients.iter().any(Client::is_public) {
         methods.push("none");

@@ -1,16 +1,21 @@
 //! What a client's certificate says, once the handshake has shown that the client holds its key.
 
-use std::{fmt::Write as _, io};
+use std::{fmt::Write as _, io, net::IpAddr};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
     asn1_rs::{Any, Tag, ToDer as _},
+    certificate::X509Certificate,
+    extensions::GeneralName,
     x509::{AttributeTypeAndValue, RelativeDistinguishedName, X509Name},
 };
 
-use crate::{clock::Clock, http::ClientCertificate};
+use crate::{
+    clock::Clock,
+    http::{CertificateName, ClientCertificate},
+};
 
 /// The longest subject that is passed on, in bytes: what is left of the header room that upstreams commonly have.
 const MAX_SUBJECT: usize = 4096;
@@ -41,13 +46,35 @@ pub(super) fn read(der: &CertificateDer<'_>, subject_header: &HeaderName) -> io:
     if certificate.validity().not_after.timestamp() < now {
         return Err(io::Error::other("the client's certificate has expired since its session began"));
     }
+    let subject = distinguished_name(certificate.subject());
     let mut thumbprint = [0; 32];
     thumbprint.copy_from_slice(digest(&SHA256, der).as_ref());
     Ok(ClientCertificate {
-        subject: header_value(&distinguished_name(certificate.subject())),
+        subject: header_value(&subject),
+        names: names(&certificate, subject),
         subject_header: subject_header.clone(),
         thumbprint,
     })
+}
+
+/// All that it is known by. What is no name of one of these kinds, or cannot be read, is left out: nobody is known by it.
+fn names(certificate: &X509Certificate<'_>, subject: String) -> Box<[CertificateName]> {
+    let subject = Some(subject).filter(|subject| !subject.is_empty());
+    let others = certificate.subject_alternative_name().ok().flatten();
+    let others = others.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(CertificateName::Dns(name.to_ascii_lowercase().into())),
+        GeneralName::URI(uri) => Some(CertificateName::Uri((*uri).into())),
+        GeneralName::RFC822Name(email) => Some(CertificateName::Email((*email).into())),
+        GeneralName::IPAddress(bytes) => ip(bytes).map(CertificateName::Ip),
+        _ => None,
+    });
+    subject.map(|subject| CertificateName::Subject(subject.into())).into_iter().chain(others).collect()
+}
+
+/// RFC 5280 §4.2.1.6: four bytes, or sixteen.
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// A subject as a header; one that is empty, or longer than a header should be, is none.

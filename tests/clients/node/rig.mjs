@@ -10,6 +10,7 @@ export const resource = new URL('/secret', issuer)
 export const CLIENT = 'stock'
 export const PUBLIC = 'stock-public'
 export const KEYS = 'stock-keys'
+export const TLS = 'stock-tls'
 export const SECRET = '32+%41 of:entropy/&='
 export const OTHER_SECRET = 'another: with a colon'
 export const USER = { username: 'alice', password: 'pass wörd+%' }

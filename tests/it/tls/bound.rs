@@ -15,7 +15,7 @@ use crate::support::{
     tokens::{TestKey, claims_with, provider},
 };
 
-const CLIENT_AUTH: &str = "certificates: [{ cert_file: cert.pem, key_file: key.pem }], \
+pub(super) const CLIENT_AUTH: &str = "certificates: [{ cert_file: cert.pem, key_file: key.pem }], \
                            client_auth: { mode: optional, ca_file: clients.pem }";
 
 fn thumbprint(certificate: &Issued) -> String {
@@ -23,7 +23,7 @@ fn thumbprint(certificate: &Issued) -> String {
 }
 
 /// A folder with certificates: of the gate, of alice and of a thief.
-fn certificates() -> (tempfile::TempDir, Issued, Issued) {
+pub(super) fn certificates() -> (tempfile::TempDir, Issued, Issued) {
     let dir = tempfile::tempdir().unwrap();
     certify(dir.path());
     let ca = Ca::new(dir.path().join("clients.pem"));
@@ -32,7 +32,7 @@ fn certificates() -> (tempfile::TempDir, Issued, Issued) {
 }
 
 /// Sends a token on a connection of its own.
-fn send(gate: &Sidegate, own: Option<&Issued>, path: &str, token: &str) -> u16 {
+pub(super) fn send(gate: &Sidegate, own: Option<&Issued>, path: &str, token: &str) -> u16 {
     let config = Arc::new(client(&gate.dir().join("ca.pem"), &TLS13, own));
     let mut stream = dial(gate.address(), &config, "localhost").unwrap();
     ask(&mut stream, path, &format!("Authorization: Bearer {token}\r\n")).unwrap()
@@ -67,7 +67,7 @@ fn a_token_that_is_bound_to_a_certificate_passes_with_that_alone() {
 }
 
 /// Asks the issuer for tokens over TLS.
-fn post(to: SocketAddr, ca: &std::path::Path, own: Option<&Issued>, form: &str) -> (u16, Value) {
+pub(super) fn post(to: SocketAddr, ca: &std::path::Path, own: Option<&Issued>, form: &str) -> (u16, Value) {
     let config = Arc::new(client(ca, &TLS13, own));
     let mut stream = dial(to, &config, "localhost").unwrap();
     let length = form.len();
