@@ -288,6 +288,7 @@ fn any_route(path: PathPattern) -> Route {
         close_streams: CloseStreams::OnRevocation,
         on_stale: OnStale::Serve,
         cors: None,
+        origins: None,
         allow_paths: Oddities::default(),
         max_body_bytes: None,
         rate_limits: Vec::new(),

@@ -68,6 +68,8 @@ pub struct Route {
     pub on_stale: OnStale,
     /// Who may call from a browser.
     pub cors: Option<Cors>,
+    /// The origins whose pages' requests it takes; `None`: those of any, which CORS keeps from reading the answers.
+    pub origins: Option<Vec<HeaderValue>>,
     /// How large a request's body may be, in bytes; `None` sets no bound.
     pub max_body_bytes: Option<u64>,
     /// How many requests it takes; each of these has to agree.

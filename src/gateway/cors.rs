@@ -2,8 +2,20 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::config::{Cors, CorsOrigins};
+use super::config::{Cors, CorsOrigins, Route};
 use crate::http::Body;
+
+/// Whether the route takes a request of the origin that it names. One that names none is no page's: a page cannot keep its browser
+/// from saying so (the Fetch standard, "`Origin` header").
+pub(super) fn takes_origin(route: &Route, headers: &HeaderMap) -> bool {
+    let Some(origins) = &route.origins else { return true };
+    let mut named = headers.get_all(header::ORIGIN).iter();
+    match (named.next(), named.next()) {
+        (None, _) => true,
+        (Some(origin), None) => origins.contains(origin),
+        (Some(_), Some(_)) => false,
+    }
+}
 
 /// The method a preflight asks about; `None` when the request is no preflight.
 pub(super) fn preflight_method<B>(request: &Request<B>) -> Option<Method> {

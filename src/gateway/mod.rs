@@ -301,6 +301,9 @@ impl Worker {
         if route.cors.is_some() {
             trail.origin = request.headers().get(header::ORIGIN).cloned();
         }
+        if !cors::takes_origin(route, request.headers()) {
+            return Err(Rejection::ForeignOrigin);
+        }
         let proxies = &gateway.config.trusted_proxies;
         let address = |headers: &HeaderMap| headers::client_address(headers, peer, proxies);
         gateway.rates.count_anonymous(index, || address(request.headers())).map_err(Rejection::RateLimited)?;

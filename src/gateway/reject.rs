@@ -34,6 +34,8 @@ pub(super) enum Rejection {
     AmbiguousPath(Ambiguous),
     /// No route matches.
     NoRoute,
+    /// It comes from a page of an origin that the route does not take.
+    ForeignOrigin,
     /// A limit of the route is used up; for so long.
     RateLimited(Duration),
     /// The body is larger than the route takes.
@@ -90,6 +92,7 @@ impl Rejection {
             Self::BadConnection => "connection_header_bad",
             Self::AmbiguousPath(_) => "path_ambiguous",
             Self::NoRoute => "no_route",
+            Self::ForeignOrigin => "origin_foreign",
             Self::RateLimited(_) => "rate_limited",
             Self::BodyTooLarge => "body_too_large",
             Self::NoToken => "no_token",
@@ -149,6 +152,9 @@ impl Rejection {
             }
             Self::AmbiguousPath(why) => invalid_request(why.description()),
             Self::NoRoute => answer(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address."),
+            Self::ForeignOrigin => {
+                answer(StatusCode::FORBIDDEN, "forbidden", "Pages of this origin may not call here.")
+            }
             Self::RateLimited(_) => answer(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_requests",
@@ -271,6 +277,7 @@ impl Rejection {
             | Self::BadConnection
             | Self::AmbiguousPath(_)
             | Self::NoRoute
+            | Self::ForeignOrigin
             | Self::RateLimited(_)
             | Self::BodyTooLarge
             | Self::Upstream(_) => return None,

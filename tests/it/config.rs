@@ -163,6 +163,8 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("x-auth-subject }", "x-who }, { claim: jti, header: X_Who }", &["23:66: routes[1].claim_headers[1].header: an upstream could take it for the header in line 23; choose another name"]),
     ("    claim_headers:", "    audiences: [apo]\n    claim_headers:", &[r#"23:17: routes[1].audiences[0]: "apo" is an audience of none of the route's providers; did you mean "api"?"#]),
     ("    claim_headers:", "    cors: { origins: [\"*\"], credentials: true }\n    claim_headers:", &[r#"23:23: routes[1].cors.origins[0]: "*" with credentials: true would let every page act as its visitor; list the origins"#]),
+    ("    claim_headers:", "    cors: { origins: [\"*\"] }\n    foreign_origins: refuse\n    claim_headers:", &[r#"24:5: routes[1].foreign_origins: contradicts cors.origins: "*", for which no origin is foreign; list the origins"#]),
+    ("    claim_headers:", "    foreign_origins: refused\n    claim_headers:", &[r#"23:5: routes[1].foreign_origins: must be allow or refuse; did you mean "refuse"?"#]),
     // The issuer.
     ("  url: http://localhost:3000", "  url: http://auth.example.com", &["26:3: issuer.url: plain http is for loopback alone; write https://"]),
     ("lifetime: 5m", "lifetime: 0s", &["27:19: issuer.access_token.lifetime: must be from 1s to 1d"]),

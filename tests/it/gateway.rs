@@ -1,5 +1,7 @@
 //! The gateway: which request goes where, what it must prove, and what the upstream gets to see of it.
 
+mod origins;
+
 use std::{
     collections::HashSet,
     io::{Read as _, Write as _},

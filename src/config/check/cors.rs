@@ -57,6 +57,17 @@ fn origins_of(report: &mut Report, at: &Path, raw: Vec<Option<String>>, credenti
     all(items.iter().map(|(path, text)| origin(report, path, text))).map(CorsOrigins::List)
 }
 
+/// The origin of a URL, as browsers send it.
+pub(super) fn origin_of(url: &str) -> Option<HeaderValue> {
+    let uri: Uri = url.parse().ok()?;
+    let (scheme, host) = (uri.scheme_str()?.to_ascii_lowercase(), uri.host()?.to_ascii_lowercase());
+    let port = match (&*scheme, uri.port_u16()) {
+        ("http", Some(80)) | ("https", Some(443)) | (_, None) => String::new(),
+        (_, Some(port)) => format!(":{port}"),
+    };
+    HeaderValue::try_from(format!("{scheme}://{host}{port}")).ok()
+}
+
 /// `scheme://host[:port]` as browsers send it: lower case, nothing after the port, no default port.
 fn origin(report: &mut Report, at: &Path, text: &str) -> Option<HeaderValue> {
     let is_origin = text.parse::<Uri>().is_ok_and(|uri| {

@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
+use http::HeaderValue;
+
 use super::{all, claims, cors, issuer::is_loopback, pattern, provider::audience_list, rate, values, values::word};
 use crate::{
     config::{error::quote, path::Path, raw, report::Report},
-    gateway::config::{Auth, CloseStreams, Oddities, Oddity, OnStale, Route},
+    gateway::config::{Auth, CloseStreams, Cors, CorsOrigins, Oddities, Oddity, OnStale, Route},
     types::{Audience, Scopes, is_scope_token},
 };
 
@@ -114,6 +116,8 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
     let on_stale = word(report, &at_stale, raw.on_stale.as_deref(), OnStale::Serve, &rules);
     let methods = matched.as_ref().and_then(|(.., methods)| methods.as_deref());
     let cors = raw.cors.map(|raw::Mapping(raw)| cors::check(report, &at.key("cors"), raw, methods));
+    let at_origins = at.key("foreign_origins");
+    let origins = origins(report, &at_origins, raw.foreign_origins, (&cors, &resource));
     let allow_paths = oddities(report, &at.key("allow_paths"), raw.allow_paths);
     let max_body_bytes = values::bound(report, &at.key("max_body_bytes"), raw.max_body_bytes, names.max_body_bytes);
     let rate_limits = rate::limits(report, at, raw.rate_limit, raw.rate_limits, auth);
@@ -145,10 +149,35 @@ fn check(report: &mut Report, at: &Path, raw: raw::Route, own: &mut values::Name
             Some(cors) => Some(cors?),
             None => None,
         },
+        origins: origins?,
         max_body_bytes: max_body_bytes?,
         rate_limits: rate_limits?,
         upstream: upstream?,
     })
+}
+
+/// The origins whose pages' requests it takes, where it does not take all: those that `cors` lists, and that of its `resource`.
+fn origins(
+    report: &mut Report,
+    at: &Path,
+    raw: Option<String>,
+    (cors, resource): (&Option<Option<Cors>>, &Option<Option<Audience>>),
+) -> Option<Option<Vec<HeaderValue>>> {
+    let rules = [("allow", false), ("refuse", true)];
+    if !word(report, at, raw.as_deref(), false, &rules)? {
+        return Some(None);
+    }
+    let mut origins = match cors.iter().flatten().next().map(|cors| &cors.origins) {
+        Some(CorsOrigins::Any) => {
+            return report
+                .refuse(at, "contradicts cors.origins: \"*\", for which no origin is foreign; list the origins");
+        }
+        Some(CorsOrigins::List(list)) => list.clone(),
+        None => Vec::new(),
+    };
+    let own = resource.iter().flatten().next().and_then(|resource| cors::origin_of(resource.as_str()));
+    origins.extend(own);
+    Some(Some(origins))
 }
 
 fn providers(

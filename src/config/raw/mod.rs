@@ -186,6 +186,7 @@ shapes! {
         rate_limit: Section<RateLimit>,
         rate_limits: List<Mapping<RateLimit>>,
         cors: Section<Cors>,
+        foreign_origins: Option<String>,
         upstream: Option<String>,
     }
     Match {
