@@ -138,9 +138,14 @@ pub fn is_scope_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
-/// Whether a client or a user may be called that: 1 to 256 characters of printable ASCII (RFC 6749 appendix A.1).
-pub fn is_identifier(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 256 && text.bytes().all(|b| matches!(b, 0x20..=0x7e))
+/// The longest identifier of a client, in bytes: one that has registered itself says all about it in there.
+pub const MAX_CLIENT_ID_BYTES: usize = 512;
+/// The longest name or identifier of a user, in bytes.
+pub const MAX_USER_ID_BYTES: usize = 256;
+
+/// Whether a client or a user may be called that: printable ASCII (RFC 6749 appendix A.1), so many characters of it at the most.
+pub fn is_identifier(text: &str, most: usize) -> bool {
+    !text.is_empty() && text.len() <= most && text.bytes().all(|b| matches!(b, 0x20..=0x7e))
 }
 
 /// A refresh-token family: what a login opened and a revocation ends. 128 bits, a UUID version 7.

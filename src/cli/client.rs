@@ -180,7 +180,7 @@ fn failed(why: impl Display) -> ExitCode {
 
 fn name(text: &str) -> Result<String, &'static str> {
     match text {
-        _ if !is_identifier(text) => Err("must be 1 to 256 printable ASCII characters"),
+        _ if !is_identifier(text, 256) => Err("must be 1 to 256 printable ASCII characters"),
         _ if text.contains(':') => Err("must not hold a colon: HTTP Basic could not carry it"),
         _ => Ok(text.into()),
     }

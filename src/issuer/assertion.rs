@@ -1,5 +1,7 @@
 //! Clients that sign what says who they are: `private_key_jwt` (RFC 7523 §2.2 and §3, OpenID Connect Core §9).
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::{
@@ -22,7 +24,7 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 ///
 /// # Errors
 /// `invalid_client` when none has, or the assertion has been used.
-pub(super) async fn identify<'a>(issuer: &'a Issuer, form: &Form, known: &mut Known<'a>) -> Result<&'a Client, Error> {
+pub(super) async fn identify(issuer: &Issuer, form: &Form, known: &mut Known) -> Result<Arc<Client>, Error> {
     let (Some(JWT_BEARER), Some(text)) = (form.get(Param::ClientAssertionType), form.get(Param::ClientAssertion))
     else {
         return Err(known.refused(Why::AssertionType));
@@ -34,8 +36,8 @@ pub(super) async fn identify<'a>(issuer: &'a Issuer, form: &Form, known: &mut Kn
         return Err(known.refused(Why::AnotherName));
     }
     // Who there is can be told from how long this takes. It is no secret: a browser carries the name (RFC 6749 §2.2).
-    let client = issuer.clients.get(id).ok_or_else(|| known.refused(Why::UnknownClient))?;
-    known.client = Some(client);
+    let client = issuer.client(id).ok_or_else(|| known.refused(Why::UnknownClient))?;
+    known.client = Some(client.clone());
     let Credentials::Keys(keys) = &client.credentials else { return Err(known.refused(Why::WrongMethod)) };
     let url = issuer.config.url.as_str();
     // The second is what clients have said for as long as nobody had told them better (RFC 7523 §3, number 3).

@@ -1,5 +1,7 @@
 //! Who asks: client authentication (RFC 6749 §2.3), before anything the client presents is looked at.
 
+use std::sync::Arc;
+
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -31,13 +33,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// What is known of whoever asks, for the audit log.
 #[derive(Default)]
-pub(super) struct Known<'a> {
+pub(super) struct Known {
     /// The client that it says it is, if there is such a one.
-    pub(super) client: Option<&'a Client>,
+    pub(super) client: Option<Arc<Client>>,
     why: Option<Why>,
 }
 
-impl Known<'_> {
+impl Known {
     /// The answer to one that is not who it says, and the reason, which it is not told.
     pub(super) fn refused(&mut self, why: Why) -> Error {
         self.why = Some(why);
@@ -94,16 +96,16 @@ impl Why {
 ///
 /// # Errors
 /// `invalid_client` when it is not who it says; `invalid_request` when it says so in two ways.
-pub(super) async fn authenticate<'a>(
-    issuer: &'a Issuer,
+pub(super) async fn authenticate(
+    issuer: &Issuer,
     request: &Request<Bytes>,
     form: &Form,
     visitor: &Visitor,
-) -> Result<&'a Client, Error> {
+) -> Result<Arc<Client>, Error> {
     let mut known = Known::default();
     let outcome = identify(issuer, request, form, visitor, &mut known).await;
     if let Err(error @ (Error::InvalidClient(_) | Error::Throttled(_))) = &outcome {
-        let reason = match (error, known.why, known.client) {
+        let reason = match (error, known.why, known.client.as_deref()) {
             (Error::Throttled(_), ..) => error.reason(),
             (_, Some(why), _) => why.reason(),
             (_, None, None) => Why::UnknownClient.reason(),
@@ -113,7 +115,7 @@ pub(super) async fn authenticate<'a>(
                 Credentials::None | Credentials::Secrets(_) => Why::WrongSecret.reason(),
             },
         };
-        let (client, error) = (known.client.map(|client| &client.id), Some(error.code()));
+        let (client, error) = (known.client.as_ref().map(|client| &client.id), Some(error.code()));
         issuer.audit.tell(Event::ClientRefused, Facts { client, error, reason: Some(reason), ..visitor.into() });
     }
     outcome
@@ -123,12 +125,12 @@ pub(super) async fn authenticate<'a>(
 ///
 /// # Errors
 /// As [`authenticate`], and `invalid_client` when it is a public one.
-pub(super) async fn authenticate_confidential<'a>(
-    issuer: &'a Issuer,
+pub(super) async fn authenticate_confidential(
+    issuer: &Issuer,
     request: &Request<Bytes>,
     form: &Form,
     visitor: &Visitor,
-) -> Result<&'a Client, Error> {
+) -> Result<Arc<Client>, Error> {
     let client = authenticate(issuer, request, form, visitor).await?;
     if !client.is_public() {
         return Ok(client);
@@ -173,13 +175,13 @@ impl<'a> Shown<'a> {
 }
 
 /// The same as [`authenticate`], told to nobody.
-async fn identify<'a>(
-    issuer: &'a Issuer,
+async fn identify(
+    issuer: &Issuer,
     request: &Request<Bytes>,
     form: &Form,
     visitor: &Visitor,
-    known: &mut Known<'a>,
-) -> Result<&'a Client, Error> {
+    known: &mut Known,
+) -> Result<Arc<Client>, Error> {
     let named = form.get(Param::ClientId);
     match Shown::by(request.headers(), form)? {
         Shown::Assertion => assertion::identify(issuer, form, known).await,
@@ -206,14 +208,14 @@ async fn identify<'a>(
 }
 
 /// One that says no more than its name.
-fn by_name<'a>(
-    issuer: &'a Issuer,
+fn by_name(
+    issuer: &Issuer,
     request: &Request<Bytes>,
     named: Option<&str>,
-    known: &mut Known<'a>,
-) -> Result<&'a Client, Error> {
-    let client = named.and_then(|id| issuer.clients.get(id)).ok_or_else(|| known.refused(Why::UnknownClient))?;
-    known.client = Some(client);
+    known: &mut Known,
+) -> Result<Arc<Client>, Error> {
+    let client = named.and_then(|id| issuer.client(id)).ok_or_else(|| known.refused(Why::UnknownClient))?;
+    known.client = Some(client.clone());
     let fault = match &client.credentials {
         _ if client.disabled => Some(Why::Disabled),
         Credentials::None => None,
@@ -255,21 +257,21 @@ fn form_decode(text: &str) -> String {
 
 /// The client of that name, if the secret is its own. An empty secret is none (RFC 6749 §2.3.1), which is right for a
 /// public client and for no other. Where it has to be hashed, that is done for a visitor alone, whose failures count.
-async fn check<'a>(
-    issuer: &'a Issuer,
+async fn check(
+    issuer: &Issuer,
     id: &str,
     secret: &str,
     by: Option<&Visitor>,
-    known: &mut Known<'a>,
-) -> Result<Option<&'a Client>, Error> {
-    let Some(client) = issuer.clients.get(id) else { return Ok(None) };
-    known.client = Some(client);
+    known: &mut Known,
+) -> Result<Option<Arc<Client>>, Error> {
+    let Some(client) = issuer.client(id) else { return Ok(None) };
+    known.client = Some(client.clone());
     let right = if secret.is_empty() {
         client.is_public()
     } else {
         issuer.passwords.recognise_client(client.secret_hashes(), secret)
             || match by {
-                Some(visitor) => has_to_be_hashed(client) && verify(issuer, client, secret, visitor).await?,
+                Some(visitor) => has_to_be_hashed(&client) && verify(issuer, &client, secret, visitor).await?,
                 None => false,
             }
     };

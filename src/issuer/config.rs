@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{id_token::OPENID, keys::KeysConfig, redirect::RedirectUri};
+use super::{id_token::OPENID, keys::KeysConfig, redirect::RedirectUri, registration::Registration};
 use crate::{
     http::CertificateName,
     io::Stamp,
@@ -38,6 +38,8 @@ pub struct Config {
     pub throttle: Option<Throttle>,
     /// Who may ask for tokens.
     pub clients: Vec<Client>,
+    /// How others may that register themselves; `None`: they may not.
+    pub registration: Option<Registration>,
     /// Who may log in.
     pub users: Vec<User>,
     /// Where those come from that take their place while it runs; `None`: nobody does.
@@ -54,14 +56,21 @@ pub struct Config {
 impl Config {
     /// Whether any client sends browsers to the authorization endpoint.
     pub(super) fn has_browsers(&self) -> bool {
-        self.clients.iter().any(|client| client.grants.contains(&GrantType::AuthorizationCode))
+        self.has_grant(GrantType::AuthorizationCode)
+    }
+
+    /// Whether any client has that grant.
+    pub(super) fn has_grant(&self, grant: GrantType) -> bool {
+        let registered = [GrantType::AuthorizationCode, GrantType::RefreshToken].contains(&grant);
+        self.clients.iter().any(|client| client.grants.contains(&grant)) || registered && self.registration.is_some()
     }
 
     /// Whether any client can ask for ID tokens.
     pub(super) fn has_id_tokens(&self) -> bool {
         let asks =
             |client: &Client| client.grants.contains(&GrantType::AuthorizationCode) && client.scopes.contains(OPENID);
-        !self.access_token.algorithm.is_symmetric() && self.clients.iter().any(asks)
+        let registered = self.registration.as_ref().is_some_and(|registration| registration.scopes.contains(OPENID));
+        !self.access_token.algorithm.is_symmetric() && (registered || self.clients.iter().any(asks))
     }
 }
 
@@ -184,6 +193,8 @@ pub struct Client {
     pub access_token_lifetime: Option<Duration>,
     /// How long its sessions live where that differs from the issuer's.
     pub lifetimes: Option<Lifetimes>,
+    /// Whether nobody but itself says who it is (RFC 7591).
+    pub registered_itself: bool,
 }
 
 /// What a client may exchange (RFC 8693): a service of ours that calls others for whoever has called it.

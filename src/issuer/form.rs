@@ -3,7 +3,7 @@
 use http::{HeaderMap, header};
 
 use super::error::Error;
-use crate::token::assertion;
+use crate::{token::assertion, types::MAX_CLIENT_ID_BYTES};
 
 /// The largest body that the issuer's endpoints look at, in bytes.
 pub const MAX_FORM_BYTES: usize = 64 * 1024;
@@ -155,7 +155,8 @@ impl Param {
             | Self::CodeChallenge
             | Self::DpopJkt
             | Self::CodeChallengeMethod => 128,
-            Self::ClientId | Self::Username | Self::Code | Self::CodeVerifier | Self::Prompt | Self::LoginHint => 256,
+            Self::ClientId => MAX_CLIENT_ID_BYTES,
+            Self::Username | Self::Code | Self::CodeVerifier | Self::Prompt | Self::LoginHint => 256,
             Self::ClientSecret
             | Self::Password
             | Self::RefreshToken

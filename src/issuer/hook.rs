@@ -17,7 +17,7 @@ use crate::{
     client::{Client, FetchError},
     clock::{Clock, Timestamp},
     telemetry::Metrics,
-    types::{ClientId, Subject, Visitor, is_identifier},
+    types::{ClientId, MAX_USER_ID_BYTES, Subject, Visitor, is_identifier},
 };
 
 /// The version of the contract.
@@ -274,7 +274,7 @@ impl Hook {
 
     /// A user as tokens have it.
     fn account(&self, subject: String, username: String, said: Map<String, Value>) -> Result<Account, Away> {
-        if !is_identifier(&subject) || subject.starts_with(CLIENT_SUBJECT) {
+        if !is_identifier(&subject, MAX_USER_ID_BYTES) || subject.starts_with(CLIENT_SUBJECT) {
             return Err(Away::Answer("has a subject that nobody can have"));
         }
         if username.is_empty() || username.len() > 256 || username.chars().any(char::is_control) {

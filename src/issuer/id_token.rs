@@ -1,5 +1,7 @@
 //! ID tokens (OpenID Connect Core §2): who has logged in, for the client that asked; no gateway takes one.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{self, Algorithm as Digest, SHA256, SHA384, SHA512};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
@@ -63,9 +65,9 @@ impl Issuer {
 }
 
 /// What an ID token says that comes back as a hint.
-pub(super) struct Hint<'a> {
+pub(super) struct Hint {
     /// The client that it was for.
-    pub(super) client: &'a Client,
+    pub(super) client: Arc<Client>,
     /// Who had logged in.
     pub(super) subject: Subject,
     /// The client's session that came of it.
@@ -75,11 +77,11 @@ pub(super) struct Hint<'a> {
 impl Issuer {
     /// Reads one of ours that a client shows, though it may have expired (RP-Initiated Logout §4): as long as the key that has
     /// signed it verifies. One that says nothing we can rely on is none.
-    pub(super) fn hint(&self, id_token: &str) -> Option<Hint<'_>> {
+    pub(super) fn hint(&self, id_token: &str) -> Option<Hint> {
         let claims = self.own.signed(id_token, TYPE).ok()?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         Some(Hint {
-            client: self.clients.get(text("aud")?).filter(|client| !client.disabled)?,
+            client: self.enabled_client(text("aud")?)?,
             subject: Subject::new(text("sub")?),
             session: SessionId::parse(text("sid")?)?,
         })

@@ -21,6 +21,7 @@ mod pages;
 mod password;
 mod possession;
 mod redirect;
+mod registration;
 mod revoke;
 mod session;
 mod signing;
@@ -48,6 +49,7 @@ pub use self::{
     migrate::{MigrateError, migrate},
     password::check_hash,
     redirect::RedirectUri,
+    registration::Registration,
     revoke::{RevokeError, RevokeRequest, SessionsRequest},
     user::Departed,
 };
@@ -59,6 +61,7 @@ use self::{
     ledger::Ledger,
     pages::Look,
     password::Passwords,
+    registration::Registrations,
     session::RefreshTokens,
     signing::Signing,
     user::Users,
@@ -87,7 +90,8 @@ const SWEEP_STEP: usize = 8;
 /// The internal issuer. It has a runtime of its own, for what takes its time.
 pub struct Issuer {
     config: Config,
-    clients: HashMap<ClientId, Client>,
+    clients: HashMap<ClientId, Arc<Client>>,
+    registrations: Registrations,
     users: Users,
     paths: Paths,
     feeds: endpoint::feed::Feeds,
@@ -189,7 +193,8 @@ impl Issuer {
         }
         let ring = Arc::new(ring);
         let issuer = Arc::new(Self {
-            clients: config.clients.iter().map(|client| (client.id.clone(), client.clone())).collect(),
+            clients: config.clients.iter().map(|client| (client.id.clone(), Arc::new(client.clone()))).collect(),
+            registrations: Registrations::new(config.registration.clone(), &master, &config.previous_master_keys),
             users: Users::new(&config, clock.clone(), metrics.clone()).map_err(OpenError::Config)?,
             paths: Paths::new(&config),
             feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
@@ -248,6 +253,18 @@ impl Issuer {
         }
     }
 
+    /// The client of that name, disabled or not: as configured, or as it has registered itself. What is configured comes first, so that
+    /// one that has registered itself can be disabled as well.
+    fn client(&self, id: &str) -> Option<Arc<Client>> {
+        let configured = self.clients.get(id).cloned();
+        configured.or_else(|| self.registrations.read(id).map(Arc::new))
+    }
+
+    /// The same where it is not disabled.
+    fn enabled_client(&self, id: &str) -> Option<Arc<Client>> {
+        self.client(id).filter(|client| !client.disabled)
+    }
+
     /// What it serves at a path, taken byte for byte as the client sent it; `None` where the path is not the issuer's.
     pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
         self.paths.find(path)
@@ -263,7 +280,7 @@ impl Issuer {
                 matches!(self.config.store, StoreConfig::Embedded) && self.users.are_here()
             }
             Endpoint::UserInfo => self.users.are_here(),
-            Endpoint::Jwks | Endpoint::Metadata => true,
+            Endpoint::Jwks | Endpoint::Metadata | Endpoint::Register => true,
             Endpoint::Authorize
             | Endpoint::LogIn
             | Endpoint::Consent
@@ -292,6 +309,7 @@ impl Issuer {
             Endpoint::Consent => endpoint::authorize::consent(self, request).await,
             Endpoint::LogOut => endpoint::logout::answer(self, request).await,
             Endpoint::Token => endpoint::token::answer(self, request).await,
+            Endpoint::Register => endpoint::register::answer(self, request).await,
             Endpoint::Revoke => endpoint::revoke::answer(self, request).await,
             Endpoint::Introspect => endpoint::introspect::answer(self, request).await,
             Endpoint::UserInfo => endpoint::userinfo::answer(self, request).await,

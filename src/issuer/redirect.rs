@@ -62,6 +62,14 @@ impl RedirectUri {
     }
 }
 
+/// What people can make something of: the host, or an app's own scheme.
+pub(super) fn destination(uri: &str) -> &str {
+    let Some((scheme, rest)) = uri.split_once(':') else { return uri };
+    let authority = rest.strip_prefix("//").unwrap_or_default();
+    let host = authority.split(['/', '?']).next().unwrap_or_default();
+    if matches!(scheme, "http" | "https") { host } else { scheme }
+}
+
 /// The host and what comes after the port of a URL that goes to a loopback address.
 fn loopback(url: &str) -> Option<(&str, &str)> {
     let host = ["http://127.0.0.1", "http://[::1]"].into_iter().find(|host| url.starts_with(host))?;

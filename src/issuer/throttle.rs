@@ -89,10 +89,13 @@ enum By {
     Address,
     /// A client, and the network that a secret comes from.
     ClientAtAddress,
+    /// A network that clients register from.
+    Registration,
 }
 
 impl By {
-    const ALL: [Self; 5] = [Self::Browser, Self::UserAtAddress, Self::Strangers, Self::Address, Self::ClientAtAddress];
+    const ALL: [Self; 6] =
+        [Self::Browser, Self::UserAtAddress, Self::Strangers, Self::Address, Self::ClientAtAddress, Self::Registration];
 
     /// The name in metrics.
     const fn name(self) -> &'static str {
@@ -102,6 +105,7 @@ impl By {
             Self::Strangers => "strangers",
             Self::Address => "address",
             Self::ClientAtAddress => "client_at_address",
+            Self::Registration => "registration",
         }
     }
 
@@ -110,7 +114,7 @@ impl By {
         match self {
             Self::Browser | Self::UserAtAddress | Self::ClientAtAddress => rules.failures,
             Self::Strangers => rules.failures_by_strangers,
-            Self::Address => rules.failures_by_address,
+            Self::Address | Self::Registration => rules.failures_by_address,
         }
     }
 
@@ -119,7 +123,7 @@ impl By {
     const fn is_forgiven(self) -> bool {
         match self {
             Self::Browser | Self::UserAtAddress | Self::ClientAtAddress => true,
-            Self::Strangers | Self::Address => false,
+            Self::Strangers | Self::Address | Self::Registration => false,
         }
     }
 }
@@ -247,6 +251,15 @@ impl Throttle {
             Hold::For(wait) => wait,
         };
         Err(Duration::from_secs(wait.as_millis().div_ceil(1000) as u64))
+    }
+
+    /// Leave to register a client. Each one counts, whatever becomes of it: it costs us nothing to keep, but a line in the audit log.
+    ///
+    /// # Errors
+    /// How long to wait, in whole seconds.
+    pub(super) async fn registration(&self, visitor: &Visitor) -> Result<(), Duration> {
+        let key = self.name(By::Registration, &[&network(visitor)]);
+        self.begin(vec![(By::Registration, key)], None).await.map(drop)
     }
 
     /// All that has to be waited for is looked at before anything is counted, and both in one step: of many who come at once no

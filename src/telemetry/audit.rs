@@ -57,6 +57,10 @@ pub enum Event {
     Lost,
     /// A client is not who it says, or does not say.
     ClientRefused,
+    /// A client has registered itself.
+    ClientRegistered,
+    /// It has not, since what it says of itself will not do, or there are too many.
+    RegistrationRefused,
     /// A user's password was right.
     LoggedIn,
     /// It was not, or there is no such user, or they are disabled.
@@ -163,6 +167,8 @@ impl Event {
             Self::Stopped => ("process", "stopped"),
             Self::Lost => ("audit", "lost"),
             Self::ClientRefused => ("client_authentication", "failed"),
+            Self::ClientRegistered => ("client_registration", "ok"),
+            Self::RegistrationRefused => ("client_registration", "refused"),
             Self::LoggedIn => ("login", "ok"),
             Self::LoginFailed => ("login", "failed"),
             Self::Authorized => ("authorization", "granted"),

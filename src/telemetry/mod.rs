@@ -75,6 +75,7 @@ struct Series {
     refreshes: IntCounterVec,
     introspections: IntCounterVec,
     throttled: IntCounterVec,
+    client_registrations: IntCounterVec,
     users_hook_calls: IntCounterVec,
     ready: Gauge,
     audit_lines_lost: IntCounter,
@@ -324,8 +325,13 @@ impl Metrics {
             )?,
             throttled: add.counters(
                 "sidegate_throttled_total",
-                "Logins and client authentications refused unseen, since too many had failed before, by what those are counted by.",
+                "Logins, client authentications and registrations refused unseen, since too many had come before, by what those are counted by.",
                 &["by"],
+            )?,
+            client_registrations: add.counters(
+                "sidegate_client_registrations_total",
+                "Clients that have registered themselves, or meant to, by result.",
+                &["result"],
             )?,
             users_hook_calls: add.counters(
                 "sidegate_users_hook_calls_total",
@@ -445,9 +451,14 @@ impl Metrics {
     }
 
     /// A login, or the authentication of a client, was refused unseen. `by`: `browser`, `user_at_address`, `strangers`, `address`,
-    /// `client_at_address`.
+    /// `client_at_address`, `registration`.
     pub fn throttled(&self, by: &'static str) {
         self.0.throttled.with_label_values(&[by]).inc();
+    }
+
+    /// A client has registered itself, or meant to; `result` is `ok` or the OAuth error code.
+    pub fn client_registration(&self, result: &'static str) {
+        self.0.client_registrations.with_label_values(&[result]).inc();
     }
 
     /// The hook that knows the users was asked. `operation`: `log_in`, `look_up`; `result`: `ok`, `denied`, `disabled`, `gone`,

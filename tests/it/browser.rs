@@ -22,7 +22,7 @@ pub(crate) fn between<'t>(text: &'t str, before: &str, after: char) -> &'t str {
 }
 
 /// The cookies that an answer sets, as a browser sends them.
-fn cookie(answer: &Answer) -> String {
+pub(crate) fn cookie(answer: &Answer) -> String {
     let set = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
     set.map(|(_, value)| value.split(';').next().unwrap()).collect::<Vec<_>>().join("; ")
 }

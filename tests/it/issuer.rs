@@ -294,6 +294,7 @@ fn client(id: &str, secret_hash: Option<SecretHash>, grants: &[GrantType]) -> Cl
         disabled: false,
         access_token_lifetime: None,
         lifetimes: None,
+        registered_itself: false,
     }
 }
 
@@ -344,6 +345,7 @@ fn config(data: &Path) -> Config {
             failures_by_address: 100,
             longest_wait: 60 * SECOND,
         }),
+        registration: None,
         clients: vec![
             client("app", Some(argon2id("secret")), &[Password, Refresh]),
             client("spa", None, &[Password, Refresh, ClientCredentials]),

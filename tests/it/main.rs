@@ -22,6 +22,7 @@ mod keys;
 mod operators;
 mod reading;
 mod redis_rig;
+mod registration;
 mod resources;
 mod revocation;
 mod server;

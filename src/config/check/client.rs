@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{
     credentials,
     issuer::{access_lifetime, lifetimes},
-    login::shown,
+    login::{MAX_NAME_BYTES, shown},
     route,
     values::{DAY, word},
 };
@@ -16,8 +16,8 @@ use crate::{
         raw,
         report::Report,
     },
-    issuer::{AccessToken, Client, Consent, Exchange, GrantType, Lifetimes, RedirectUri},
-    types::{Audience, ClientId, is_identifier},
+    issuer::{AccessToken, Client, Consent, Exchange, GrantType, Lifetimes, RedirectUri, Registration},
+    types::{Audience, ClientId, MAX_CLIENT_ID_BYTES, is_identifier},
 };
 
 /// Checks all clients; where the demo's is among them goes into `demo`.
@@ -50,13 +50,14 @@ fn check(
         if id.contains(':') {
             return report.refuse(&path, "must not hold a colon: HTTP Basic could not carry it");
         }
-        identifier(report, &path, id, ids)
+        identifier(report, &path, id, MAX_CLIENT_ID_BYTES, ids)
     });
     let written = credentials::written(report, at, &raw);
     let is_public = written.is_empty();
     let credentials = credentials::check(report, at, &mut raw, &written, demo);
     let name_at = at.key(if raw.name.is_some() { "name" } else { "id" });
-    let name = shown(report, &name_at, raw.name, id.as_deref().unwrap_or("unnamed"));
+    let name =
+        shown(report, &name_at, raw.name, id.as_deref().filter(|id| id.len() <= MAX_NAME_BYTES).unwrap_or("unnamed"));
     let consents = [("ask", Consent::Ask), ("skip", Consent::Skip)];
     let consent = word(report, &at.key("consent"), raw.consent.as_deref(), Consent::Ask, &consents);
     let grants = grants(report, at, raw.grants, raw.legacy_password_grant, is_public);
@@ -106,18 +107,31 @@ fn check(
             Some(lifetimes) => Some(lifetimes?),
             None => None,
         },
+        registered_itself: false,
     })
 }
 
-/// A client id or a username, each only once.
+/// How clients register themselves.
+pub(super) fn registration(
+    report: &mut Report,
+    at: &Path,
+    raw::Mapping(raw): raw::Mapping<raw::Registration>,
+) -> Option<Registration> {
+    let scopes = report.required(at, "scopes", raw.scopes, "what such clients may ask for, as in [read]");
+    let scopes = scopes.and_then(|list| route::scopes(report, &at.key("scopes"), Some(list)));
+    Some(Registration { scopes: scopes? })
+}
+
+/// A client id or a username, each only once, and no longer than so many bytes.
 pub(super) fn identifier(
     report: &mut Report,
     at: &Path,
     text: String,
+    most: usize,
     taken: &mut HashMap<String, Path>,
 ) -> Option<String> {
-    if !is_identifier(&text) {
-        return report.refuse(at, "must be 1 to 256 printable ASCII characters");
+    if !is_identifier(&text, most) {
+        return report.refuse(at, format!("must be 1 to {most} printable ASCII characters"));
     }
     if let Some(first) = taken.get(&text) {
         let line = report.line(first);

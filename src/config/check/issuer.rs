@@ -80,10 +80,12 @@ pub(super) fn check(
     let throttle = login::throttle(report, &at.key("throttle"), raw.throttle);
     let mut demo = Vec::new();
     let clients = client::check_all(report, &at.key("clients"), raw.clients, access_token.as_ref(), &mut demo);
+    let registration = raw.registration.map(|raw| client::registration(report, &at.key("registration"), raw));
     let wants_id_tokens = clients
         .iter()
         .flatten()
-        .any(|client| client.grants.contains(&GrantType::AuthorizationCode) && client.scopes.contains(OPENID));
+        .any(|client| client.grants.contains(&GrantType::AuthorizationCode) && client.scopes.contains(OPENID))
+        || registration.iter().flatten().any(|registration| registration.scopes.contains(OPENID));
     if wants_id_tokens && algorithm.is_some_and(Algorithm::is_symmetric) {
         let message =
             "clients with the scope openid verify ID tokens, and nobody but this process has this key; take ES256";
@@ -111,6 +113,10 @@ pub(super) fn check(
             login: login?,
             throttle: throttle?,
             clients: clients?,
+            registration: match registration {
+                Some(registration) => Some(registration?),
+                None => None,
+            },
             users,
             users_file,
             users_hook,

@@ -62,10 +62,13 @@ pub(super) fn throttle(report: &mut Report, at: &Path, raw: raw::Section<raw::Th
     Some(Some(rules))
 }
 
+/// The longest name that people see, in bytes.
+pub(super) const MAX_NAME_BYTES: usize = 100;
+
 /// A name that people see.
 pub(super) fn shown(report: &mut Report, at: &Path, raw: Option<String>, default: &str) -> Option<String> {
     let text = raw.unwrap_or_else(|| default.to_owned());
-    if text.trim().is_empty() || text.len() > 100 || text.chars().any(char::is_control) {
+    if text.trim().is_empty() || text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
         return report.refuse(at, "must be a name of up to 100 bytes");
     }
     Some(text)

@@ -9,7 +9,7 @@ use crate::{
     config::{demo, error::quote, path::Path, raw, report::Report, users},
     io::Stamp,
     issuer::{CLIENT_SUBJECT, RESERVED_CLAIMS, User, UsersFile, UsersHook},
-    types::Subject,
+    types::{MAX_USER_ID_BYTES, Subject},
 };
 
 /// Users as they are configured.
@@ -93,7 +93,7 @@ fn check(
     demo: &mut Vec<Path>,
 ) -> Option<User> {
     let username = report.required(at, "username", raw.username, "what the user types");
-    let username = username.and_then(|name| identifier(report, &at.key("username"), name, names));
+    let username = username.and_then(|name| identifier(report, &at.key("username"), name, MAX_USER_ID_BYTES, names));
     let what = "the output of `sidegate hash-password`";
     let hash = report.required(at, "password_hash", raw.password_hash, what).and_then(|text| {
         let at = at.key("password_hash");
@@ -108,7 +108,7 @@ fn check(
             return report
                 .refuse(&subject_at, format!("a subject must not begin with {}: clients do", quote(CLIENT_SUBJECT)));
         }
-        identifier(report, &subject_at, subject, subjects)
+        identifier(report, &subject_at, subject, MAX_USER_ID_BYTES, subjects)
     });
     let claims = claims(report, &at.key("claims"), raw.claims);
     Some(User {

@@ -230,7 +230,11 @@ shapes! {
         login: Section<Login>,
         throttle: Section<Throttle>,
         clients: List<Mapping<Client>>,
+        registration: Section<Registration>,
         users: Option<Users>,
+    }
+    Registration {
+        scopes: List<String>,
     }
     Login {
         lifetime: Option<Scalar>,

@@ -3,11 +3,16 @@
 //! A browser comes with what a client asks for; whoever sits there logs in and consents, as far as that is needed; and it goes back
 //! with a code. What was asked for travels in the pages themselves, in a ticket that only this browser can bring back.
 
+mod back;
+
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
+use self::back::{deny, refuse, way_back};
 use super::{AUTHORIZE, CONSENT, LOG_IN, method_not_allowed, visitor};
 use crate::{
     issuer::{
@@ -17,12 +22,13 @@ use crate::{
         error::{Error, forbid_storing},
         form::{Form, Param},
         grant::{requested_resources, requested_scopes},
-        pages::{self, Notice, Problem},
+        pages::{self, App, Notice, Problem},
+        redirect::destination,
         user::{self, Typed},
     },
     store::{NewSession, Record},
     telemetry::audit::{Event, Facts},
-    types::{ClientId, Scopes, SessionId, Thumbprint, Visitor},
+    types::{ClientId, Scopes, SessionId, Thumbprint},
 };
 
 /// The kind of its tickets.
@@ -97,7 +103,7 @@ pub(in crate::issuer) async fn log_in(issuer: &Issuer, request: &Request<Bytes>)
         let Some(client) = known(issuer, &ask) else { return Ok(notice(issuer, Notice::BadLink)) };
         let (visitor, device) = (visitor(request), issuer.devices.of(request.headers(), username));
         let typed = Typed { username, password: password.unwrap_or_default(), device };
-        let found = match user::log_in(issuer, client, &typed, &visitor).await {
+        let found = match user::log_in(issuer, &client, &typed, &visitor).await {
             Err(Error::Throttled(wait)) => {
                 return Ok(log_in_page(issuer, browser, &ask, username, Some(Problem::TooMany(wait))));
             }
@@ -148,8 +154,8 @@ pub(in crate::issuer) async fn consent(issuer: &Issuer, request: &Request<Bytes>
         let Some(client) = known(issuer, &ask) else { return Ok(notice(issuer, Notice::BadLink)) };
         let login = recent_login(issuer, request, &ask).await?;
         match (form.get(Param::Decision), login) {
-            (Some("allow"), Some(login)) => grant(issuer, request, client, &ask, &login).await,
-            (Some("deny"), _) => refuse(issuer, request, &ask, "access_denied", "The user has refused."),
+            (Some("allow"), Some(login)) => grant(issuer, request, &client, &ask, &login).await,
+            (Some("deny"), _) => deny(issuer, request, &ask),
             // It has ended meanwhile, or somebody else is to log in.
             (Some("allow" | "switch"), _) => Ok(log_in_page(issuer, browser, &ask, "", None)),
             _ => Ok(notice(issuer, Notice::NotOurs)),
@@ -230,22 +236,24 @@ async fn begin(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, for
         key: None,
         login: None,
     };
-    match read(issuer, client, form, ask.clone()) {
+    match read(issuer, &client, form, ask.clone()) {
         Ok(ask) => go_on(issuer, request, browser, ask).await,
-        Err(Refusal(error, why)) => refuse(issuer, request, &ask, error, why),
+        Err(Refusal(error, why)) => refuse(issuer, request, &client, &ask, error, why),
     }
 }
 
 /// The client that asks, and where the browser is to go back to; as long as that is not known, nobody is sent anywhere.
-fn whence<'a>(issuer: &'a Issuer, form: &Form) -> Result<(&'a Client, String), &'static str> {
+fn whence(issuer: &Issuer, form: &Form) -> Result<(Arc<Client>, String), &'static str> {
     let id = form.get(Param::ClientId).ok_or("client_id is missing.")?;
-    let client = issuer.clients.get(id).filter(|client| !client.disabled).ok_or("The client is not known.")?;
-    match (form.get(Param::RedirectUri), &client.redirect_uris[..]) {
-        (Some(asked), own) if own.iter().any(|uri| uri.is(asked)) => Ok((client, asked.to_owned())),
-        (Some(_), _) => Err("The redirect_uri is not one that the client has registered."),
-        (None, [only]) => Ok((client, only.as_str().to_owned())),
-        (None, _) => Err("redirect_uri is missing."),
-    }
+    let client = issuer.enabled_client(id).ok_or("The client is not known.")?;
+    let redirect_uri = match (form.get(Param::RedirectUri), &client.redirect_uris[..]) {
+        (Some(asked), own) if own.iter().any(|uri| uri.is(asked)) => asked,
+        (Some(_), _) => return Err("The redirect_uri is not one that the client has registered."),
+        (None, [only]) => only.as_str(),
+        (None, _) => return Err("redirect_uri is missing."),
+    };
+    let redirect_uri = redirect_uri.to_owned();
+    Ok((client, redirect_uri))
 }
 
 /// Reads the rest of what a client asks for.
@@ -313,8 +321,8 @@ fn read(issuer: &Issuer, client: &Client, form: &Form, ask: Ask) -> Result<Ask, 
 }
 
 /// The client of an ask, which may be gone since the page was made.
-fn known<'a>(issuer: &'a Issuer, ask: &Ask) -> Option<&'a Client> {
-    issuer.clients.get(&*ask.client).filter(|client| !client.disabled)
+fn known(issuer: &Issuer, ask: &Ask) -> Option<Arc<Client>> {
+    issuer.enabled_client(&ask.client)
 }
 
 /// Asks for what is missing yet, or gives a code.
@@ -322,16 +330,16 @@ async fn go_on(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, ask
     let Some(client) = known(issuer, &ask) else { return Ok(notice(issuer, Notice::BadLink)) };
     let Some(login) = recent_login(issuer, request, &ask).await? else {
         return if ask.prompt.none {
-            refuse(issuer, request, &ask, "login_required", "Nobody is logged in.")
+            refuse(issuer, request, &client, &ask, "login_required", "Nobody is logged in.")
         } else {
             Ok(log_in_page(issuer, browser, &ask, &ask.login_hint, None))
         };
     };
     if client.consent == Consent::Skip && !ask.prompt.consent {
-        return grant(issuer, request, client, &ask, &login).await;
+        return grant(issuer, request, &client, &ask, &login).await;
     }
     if ask.prompt.none {
-        return refuse(issuer, request, &ask, "consent_required", "The user has to be asked.");
+        return refuse(issuer, request, &client, &ask, "consent_required", "The user has to be asked.");
     }
     let ticket = issuer.browsers.ticket(browser, TICKET, &ask);
     let action = format!("{}{CONSENT}", issuer.base());
@@ -339,7 +347,7 @@ async fn go_on(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, ask
     let username = user.as_ref().map_or("", |user| &user.username);
     let form = pages::Form { action: &action, ticket: &ticket };
     let scopes = Scopes::parse(&ask.scopes).unwrap_or_default();
-    Ok(issuer.look.consent(form, &client.name, username, &scopes, destination(&ask.redirect_uri)))
+    Ok(issuer.look.consent(form, App::from(&*client), username, &scopes, destination(&ask.redirect_uri)))
 }
 
 /// Who is logged in at the browser, if that is recent enough for the client.
@@ -364,7 +372,7 @@ fn log_in_page(
     let Some(client) = known(issuer, ask) else { return notice(issuer, Notice::BadLink) };
     let ticket = issuer.browsers.ticket(browser, TICKET, ask);
     let action = format!("{}{LOG_IN}", issuer.base());
-    issuer.look.log_in(pages::Form { action: &action, ticket: &ticket }, &client.name, username, problem)
+    issuer.look.log_in(pages::Form { action: &action, ticket: &ticket }, App::from(&*client), username, problem)
 }
 
 /// Sends the browser back with a code.
@@ -395,28 +403,7 @@ async fn grant(issuer: &Issuer, request: &Request<Bytes>, client: &Client, ask: 
         ..Facts::from(&visitor)
     };
     issuer.audit.tell(Event::Authorized, facts);
-    back(issuer, ask, &[("code", &code)])
-}
-
-/// Sends the browser back with an error (RFC 6749 §4.1.2.1).
-fn refuse(issuer: &Issuer, request: &Request<Bytes>, ask: &Ask, error: &'static str, why: &str) -> Answer {
-    let client = ClientId::new(&*ask.client);
-    let visitor: Visitor = visitor(request);
-    let facts = Facts { client: Some(&client), error: Some(error), reason: Some(why), ..Facts::from(&visitor) };
-    issuer.audit.tell(Event::AuthorizationRefused, facts);
-    back(issuer, ask, &[("error", error), ("error_description", why)])
-}
-
-/// Sends the browser back, with who sends it (RFC 9207).
-fn back(issuer: &Issuer, ask: &Ask, parameters: &[(&str, &str)]) -> Answer {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(parameters);
-    if let Some(state) = &ask.state {
-        query.append_pair("state", state);
-    }
-    query.append_pair("iss", issuer.config.url.as_str());
-    let separator = if ask.redirect_uri.contains('?') { '&' } else { '?' };
-    see_other(&format!("{}{separator}{}", ask.redirect_uri, query.finish()))
+    see_other(&way_back(issuer, ask, &[("code", &code)]))
 }
 
 /// A GET there, whatever this was (RFC 9700 §4.12).
@@ -430,12 +417,4 @@ pub(super) fn see_other(to: &str) -> Answer {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     forbid_storing(headers);
     Ok(response)
-}
-
-/// What people can make something of: the host, or an app's own scheme.
-fn destination(redirect_uri: &str) -> &str {
-    let Some((scheme, rest)) = redirect_uri.split_once(':') else { return redirect_uri };
-    let authority = rest.strip_prefix("//").unwrap_or_default();
-    let host = authority.split(['/', '?']).next().unwrap_or_default();
-    if matches!(scheme, "http" | "https") { host } else { scheme }
 }

@@ -34,7 +34,7 @@ pub(in crate::issuer) fn decorate(endpoint: Endpoint, headers: &mut HeaderMap) {
 /// By which methods pages may call it; `None`: not at all.
 fn methods(endpoint: Endpoint) -> Option<&'static str> {
     match endpoint {
-        Endpoint::Token | Endpoint::Revoke => Some("POST"),
+        Endpoint::Token | Endpoint::Revoke | Endpoint::Register => Some("POST"),
         Endpoint::UserInfo => Some("GET, POST"),
         Endpoint::Jwks | Endpoint::Metadata => Some("GET, HEAD"),
         // A browser goes there itself; or only what has a secret asks.

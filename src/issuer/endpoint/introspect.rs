@@ -74,7 +74,7 @@ async fn introspect(issuer: &Issuer, request: &Request<Bytes>) -> Result<Option<
     let visitor = visitor(request);
     let client = client::authenticate_confidential(issuer, request, &form, &visitor).await?;
     if RefreshTokens::looks_like(token) {
-        refresh_token(issuer, client, token).await
+        refresh_token(issuer, &client, token).await
     } else {
         access_token(issuer, token).await
     }

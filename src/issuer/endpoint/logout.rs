@@ -4,6 +4,8 @@
 //! so that no other site can do it; where the browser goes on to travels in that page, in a ticket that only this browser can
 //! bring back.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -90,7 +92,7 @@ async fn begin(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, for
     let Some(login) = login else { return done(issuer, request, onward) };
     let subject = &login.session.subject;
     if hint.is_some_and(|hint| hint.subject == *subject) {
-        end(issuer, request, login.session.id, subject, client.map(|client| &client.id)).await?;
+        end(issuer, request, login.session.id, subject, client.as_ref().map(|client| &client.id)).await?;
         return done(issuer, request, onward);
     }
     let ticket = issuer.browsers.ticket(browser, TICKET, &onward);
@@ -99,33 +101,31 @@ async fn begin(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, for
     let user = issuer.active_user(subject).await.ok().flatten();
     let username = user.as_ref().map_or("", |user| &*user.username);
     let form = pages::Form { action: &action, ticket: &ticket };
-    Ok(issuer.look.log_out(form, username, client.map(|client| &*client.name), onward.is_some()))
+    Ok(issuer.look.log_out(form, username, client.as_ref().map(|client| &*client.name), onward.is_some()))
 }
 
 /// The client that asks, as far as that is known, and where the browser is to go on to. Nobody is sent anywhere for a client that is
 /// not known (§3); who wants to log out can do so all the same.
-fn whither<'a>(
-    issuer: &'a Issuer,
+fn whither(
+    issuer: &Issuer,
     form: &Form,
-    hint: Option<&Hint<'a>>,
-) -> Result<(Option<&'a Client>, Option<Onward>), &'static str> {
+    hint: Option<&Hint>,
+) -> Result<(Option<Arc<Client>>, Option<Onward>), &'static str> {
     let client = match (form.get(Param::ClientId), hint) {
         (Some(id), Some(hint)) if *id != *hint.client.id.as_str() => {
             return Err("The client_id is not that of the id_token_hint.");
         }
-        (Some(id), _) => Some(known(issuer, id).ok_or("The client is not known.")?),
-        (None, hint) => hint.map(|hint| hint.client),
+        (Some(id), _) => Some(issuer.enabled_client(id).ok_or("The client is not known.")?),
+        (None, hint) => hint.map(|hint| hint.client.clone()),
     };
-    let Some((client, uri)) = client.zip(form.get(Param::PostLogoutRedirectUri)) else { return Ok((client, None)) };
+    let Some(uri) = form.get(Param::PostLogoutRedirectUri) else { return Ok((client, None)) };
+    let Some(client) = client else { return Ok((None, None)) };
     if !client.post_logout_redirect_uris.iter().any(|own| own.is(uri)) {
         return Err("The post_logout_redirect_uri is not one that the client has registered.");
     }
     let state = form.get(Param::State).map(Into::into);
-    Ok((Some(client), Some(Onward { client: client.id.as_str().into(), uri: uri.into(), state })))
-}
-
-fn known<'a>(issuer: &'a Issuer, id: &str) -> Option<&'a Client> {
-    issuer.clients.get(id).filter(|client| !client.disabled)
+    let onward = Onward { client: client.id.as_str().into(), uri: uri.into(), state };
+    Ok((Some(client), Some(onward)))
 }
 
 /// The form of our page.
@@ -180,7 +180,7 @@ fn done(issuer: &Issuer, request: &Request<Bytes>, onward: Option<Onward>) -> An
 /// Sends the browser on, unless the client is gone since it has asked.
 fn go_on(issuer: &Issuer, onward: Option<Onward>) -> Option<Answer> {
     let Onward { client, uri, state } = onward?;
-    let client = known(issuer, &client)?;
+    let client = issuer.enabled_client(&client)?;
     if !client.post_logout_redirect_uris.iter().any(|own| own.is(&uri)) {
         return None;
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use super::{AUTHORIZE, INTROSPECT, JWKS, LOG_OUT, REVOKE, TOKEN, USERINFO};
+use super::{AUTHORIZE, INTROSPECT, JWKS, LOG_OUT, REGISTER, REVOKE, TOKEN, USERINFO};
 use crate::{
     issuer::{Client, Config, Credentials, GrantType, Issuer},
     token::{Algorithm, dpop},
@@ -34,14 +34,11 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
         methods.push("tls_client_auth");
     }
     let confidential = methods.clone();
-    if clients.iter().any(Client::is_public) {
+    if clients.iter().any(Client::is_public) || config.registration.is_some() {
         methods.push("none");
     }
-    let grants: Vec<_> = GrantType::ALL
-        .into_iter()
-        .filter(|grant| clients.iter().any(|client| client.grants.contains(grant)))
-        .map(GrantType::name)
-        .collect();
+    let grants: Vec<_> =
+        GrantType::ALL.into_iter().filter(|grant| config.has_grant(*grant)).map(GrantType::name).collect();
     let mut document = json!({
         "issuer": url.as_str(),
         "token_endpoint": format!("{url}{TOKEN}"),
@@ -71,6 +68,9 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
         document["prompt_values_supported"] = json!(["none", "login", "consent", "select_account"]);
         document["request_parameter_supported"] = false.into();
         document["request_uri_parameter_supported"] = false.into();
+    }
+    if config.registration.is_some() {
+        document["registration_endpoint"] = format!("{url}{REGISTER}").into();
     }
     if clients.iter().any(|client| client.tls_client_certificate_bound_access_tokens) {
         document["tls_client_certificate_bound_access_tokens"] = true.into();

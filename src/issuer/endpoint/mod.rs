@@ -7,6 +7,7 @@ pub(super) mod introspect;
 pub(super) mod jwks;
 pub(super) mod logout;
 pub(super) mod metadata;
+pub(super) mod register;
 pub(super) mod revoke;
 pub(super) mod token;
 pub(super) mod userinfo;
@@ -32,6 +33,8 @@ pub enum Endpoint {
     LogOut,
     /// RFC 6749 §3.2.
     Token,
+    /// RFC 7591.
+    Register,
     /// RFC 7009.
     Revoke,
     /// RFC 7662.
@@ -75,6 +78,9 @@ impl Paths {
                 (format!("{base}/.well-known/openid-configuration").into(), Endpoint::Metadata),
             ]);
         }
+        if config.registration.is_some() {
+            paths.push((format!("{base}{REGISTER}").into(), Endpoint::Register));
+        }
         if config.feed_credential.is_some() {
             paths.push((format!("{base}{FEED}").into(), Endpoint::Feed));
         }
@@ -93,6 +99,7 @@ const LOG_OUT: &str = "/oauth/logout";
 pub(super) const TOKEN: &str = "/oauth/token";
 const FEED: &str = "/oauth/revocations";
 const USERINFO: &str = "/oauth/userinfo";
+const REGISTER: &str = "/oauth/register";
 const REVOKE: &str = "/oauth/revoke";
 const INTROSPECT: &str = "/oauth/introspect";
 const JWKS: &str = "/.well-known/jwks.json";

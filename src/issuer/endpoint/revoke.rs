@@ -1,5 +1,7 @@
 //! The revocation endpoint (RFC 7009).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
@@ -32,7 +34,7 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
         Err(error) => {
             // Who is not who they say has a line already.
             if !matches!(error, Error::InvalidClient(_)) {
-                let (client, code) = (client.map(|client| &client.id), Some(error.code()));
+                let (client, code) = (client.as_ref().map(|client| &client.id), Some(error.code()));
                 let facts = Facts { client, error: code, reason: Some(error.reason()), ..Facts::from(&visitor) };
                 issuer.audit.tell(Event::RevocationRefused, facts);
             }
@@ -42,16 +44,17 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
 }
 
 /// The hint is not needed: the two kinds of token look different. `known` is set to the client as soon as that is known.
-async fn revoke<'a>(
-    issuer: &'a Issuer,
+async fn revoke(
+    issuer: &Issuer,
     request: &Request<Bytes>,
     visitor: &Visitor,
-    known: &mut Option<&'a Client>,
+    known: &mut Option<Arc<Client>>,
 ) -> Result<(), Error> {
     let form = Form::read(request.headers(), request.body())?;
     let token = form.require(Param::Token)?;
     let client = client::authenticate(issuer, request, &form, visitor).await?;
-    *known = Some(client);
+    *known = Some(client.clone());
+    let client = &*client;
     let by = By::client(&client.id, visitor.clone());
     if RefreshTokens::looks_like(token) {
         revoke_refresh_token(issuer, client, token, by).await
@@ -64,7 +67,8 @@ async fn revoke<'a>(
 async fn revoke_refresh_token(issuer: &Issuer, client: &Client, token: &str, by: By) -> Result<(), Error> {
     let Some(presented) = issuer.refresh_tokens.read(token, &client.id) else {
         let others = issuer.clients.keys().any(|id| issuer.refresh_tokens.read(token, id).is_some());
-        // A token that nobody has made is as good as revoked (§2.2).
+        // A token that nobody has made is as good as revoked (§2.2). So is one of a client that has registered itself: of those there
+        // is no list.
         return if others { Err(not_yours()) } else { Ok(()) };
     };
     // Not the blacklist, which may know before the gateway does.

@@ -1,5 +1,7 @@
 //! The token endpoint (RFC 6749 §3.2).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
@@ -41,21 +43,21 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
 
 /// What is known of a request as soon as it is, for whoever counts and tells of it.
 #[derive(Default)]
-struct Known<'a> {
+struct Known {
     grant_type: Option<GrantType>,
-    client: Option<&'a Client>,
+    client: Option<Arc<Client>>,
     /// For the client's next proof.
     nonce: Option<Box<str>>,
 }
 
-impl Known<'_> {
+impl Known {
     fn tell(&self, issuer: &Issuer, error: &Error, visitor: &Visitor) {
         // Who asked, and what was presented, have lines of their own.
         if matches!(error, Error::InvalidClient(_) | Error::InvalidGrant(_) | Error::Throttled(_)) {
             return;
         }
         let facts = Facts {
-            client: self.client.map(|client| &client.id),
+            client: self.client.as_ref().map(|client| &client.id),
             grant: self.grant_type.map(GrantType::name),
             error: Some(error.code()),
             reason: Some(error.reason()),
@@ -66,17 +68,18 @@ impl Known<'_> {
 }
 
 /// The straight way.
-async fn grant<'a>(
-    issuer: &'a Issuer,
+async fn grant(
+    issuer: &Issuer,
     request: &Request<Bytes>,
     visitor: &Visitor,
-    known: &mut Known<'a>,
+    known: &mut Known,
 ) -> Result<Granted, Error> {
     let form = Form::read(request.headers(), request.body())?;
     let name = form.require(Param::GrantType)?;
     known.grant_type = GrantType::parse(name);
     let client = client::authenticate(issuer, request, &form, visitor).await?;
-    known.client = Some(client);
+    known.client = Some(client.clone());
+    let client = &*client;
     let grant_type = known.grant_type.ok_or(Error::UnsupportedGrantType)?;
     if !client.grants.contains(&grant_type) {
         return Err(Error::UnauthorizedClient);

@@ -66,7 +66,7 @@ pub(in crate::issuer) async fn grant(
     let subject = subject_token.text("sub").ok_or(REFUSED)?;
     let rest = rest(&subject_token, now).ok_or(REFUSED)?;
     // Nobody acts for a client that is gone or disabled, whatever its tokens still say.
-    let is_enabled = |id: &str| issuer.clients.get(id).is_some_and(|client| !client.disabled);
+    let is_enabled = |id: &str| issuer.enabled_client(id).is_some();
     let whose = [subject_token.text("client_id"), subject.strip_prefix(CLIENT_SUBJECT)];
     if !whose.into_iter().flatten().all(is_enabled) {
         return Err(REFUSED);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use self::text::{TEXT, Text};
-use super::{Login, error::forbid_storing};
+use super::{Client, Login, error::forbid_storing};
 use crate::types::Scopes;
 
 pub(super) use self::text::Notice;
@@ -62,7 +62,7 @@ impl Look {
     pub(super) fn log_in(
         &self,
         form: Form<'_>,
-        client: &str,
+        app: App<'_>,
         username: &str,
         problem: Option<Problem>,
     ) -> Response<Bytes> {
@@ -77,7 +77,7 @@ impl Look {
             Problem::TooMany(wait) => text::too_many(wait),
         });
         let Form { action, ticket } = form;
-        let page = LogIn { look: self, text: &TEXT, client, problem: message, action, ticket, username };
+        let page = LogIn { look: self, text: &TEXT, app, problem: message, action, ticket, username };
         let mut response = self.respond(status, &page);
         if let Some(Problem::TooMany(wait)) = problem {
             response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().into());
@@ -89,14 +89,14 @@ impl Look {
     pub(super) fn consent(
         &self,
         form: Form<'_>,
-        client: &str,
+        app: App<'_>,
         username: &str,
         scopes: &Scopes,
         destination: &str,
     ) -> Response<Bytes> {
         let scopes = scopes.iter().map(text::scope).collect();
         let Form { action, ticket } = form;
-        let page = Consent { look: self, text: &TEXT, client, scopes, destination, action, ticket, username };
+        let page = Consent { look: self, text: &TEXT, app, scopes, destination, action, ticket, username };
         self.respond(StatusCode::OK, &page)
     }
 
@@ -117,6 +117,26 @@ impl Look {
         let (title, message) = notice.text();
         let is_error = !status.is_success();
         self.respond(status, &Say { look: self, title, message, detail, is_error })
+    }
+
+    /// Says that an app cannot be answered, and lets whoever is there go back to it.
+    pub(super) fn way_back(&self, app: App<'_>, why: &str, to: &str, destination: &str) -> Response<Bytes> {
+        let (title, _) = Notice::BadLink.text();
+        self.respond(StatusCode::BAD_REQUEST, &WayBack { look: self, text: &TEXT, title, app, why, to, destination })
+    }
+}
+
+/// Who asks, as people are told.
+#[derive(Clone, Copy)]
+pub(super) struct App<'a> {
+    pub(super) name: &'a str,
+    /// Whether nobody but the app itself says that it is called so.
+    pub(super) registered_itself: bool,
+}
+
+impl<'a> From<&'a Client> for App<'a> {
+    fn from(client: &'a Client) -> Self {
+        Self { name: &client.name, registered_itself: client.registered_itself }
     }
 }
 
@@ -143,7 +163,7 @@ pub(super) enum Problem {
 struct LogIn<'a> {
     look: &'a Look,
     text: &'a Text,
-    client: &'a str,
+    app: App<'a>,
     problem: Option<String>,
     action: &'a str,
     ticket: &'a str,
@@ -155,7 +175,7 @@ struct LogIn<'a> {
 struct Consent<'a> {
     look: &'a Look,
     text: &'a Text,
-    client: &'a str,
+    app: App<'a>,
     scopes: Vec<&'a str>,
     destination: &'a str,
     action: &'a str,
@@ -183,6 +203,18 @@ struct Say<'a> {
     message: &'a str,
     detail: Option<&'a str>,
     is_error: bool,
+}
+
+#[derive(Template)]
+#[template(path = "way_back.html")]
+struct WayBack<'a> {
+    look: &'a Look,
+    text: &'a Text,
+    title: &'a str,
+    app: App<'a>,
+    why: &'a str,
+    to: &'a str,
+    destination: &'a str,
 }
 
 /// What is behind everything that can be pressed; the same as in style.css.
