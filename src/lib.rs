@@ -7,6 +7,7 @@ pub mod io;
 pub mod types;
 
 pub mod client;
+pub mod rate;
 pub mod store;
 pub mod telemetry;
 

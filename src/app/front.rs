@@ -1,10 +1,10 @@
 //! What a worker serves: the issuer's paths where the listener answers them, the gateway for everything else.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::timeout};
 
 use crate::{
     gateway::{self, Gateway},
@@ -22,6 +22,8 @@ pub(super) struct FrontMaker {
     pub(super) issuer: Option<Arc<Issuer>>,
     pub(super) metrics: Metrics,
     pub(super) control: Handle,
+    /// How long a form may take on its way. One that stands still is ended by the server before that; this is for one that trickles.
+    pub(super) form_timeout: Duration,
 }
 
 impl FrontMaker {
@@ -31,6 +33,7 @@ impl FrontMaker {
             issuer: self.issuer.clone(),
             recorder: Recorder::new(self.metrics.clone(), &["issuer".into()], &[], &[]),
             control: self.control.clone(),
+            form_timeout: self.form_timeout,
         })
     }
 }
@@ -41,6 +44,7 @@ pub(super) struct Front {
     issuer: Option<Arc<Issuer>>,
     recorder: Recorder,
     control: Handle,
+    form_timeout: Duration,
 }
 
 impl Handler for Front {
@@ -77,8 +81,14 @@ impl Front {
         if let Some(certificate) = certificate {
             head.extensions.insert(certificate);
         }
-        let response = match Limited::new(body, MAX_FORM_BYTES).collect().await {
-            Ok(form) => {
+        let form = timeout(self.form_timeout, Limited::new(body, MAX_FORM_BYTES).collect()).await;
+        let response = match form {
+            Err(_) => issuer::refusal(
+                StatusCode::REQUEST_TIMEOUT,
+                "invalid_request",
+                "The form has taken too long to arrive.",
+            ),
+            Ok(Ok(form)) => {
                 let (issuer, request) = (issuer.clone(), Request::from_parts(head, form.to_bytes()));
                 if endpoint == Endpoint::Feed {
                     return self.feed(&issuer, &request, started);
@@ -95,10 +105,10 @@ impl Front {
                     }
                 }
             }
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
                 issuer::refusal(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "The form is larger than 64 KiB.")
             }
-            Err(_) => issuer::refusal(StatusCode::BAD_REQUEST, "invalid_request", "The body broke off."),
+            Ok(Err(_)) => issuer::refusal(StatusCode::BAD_REQUEST, "invalid_request", "The body broke off."),
         };
         let response = response.map(Body::from);
         let status = response.status();

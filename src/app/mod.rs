@@ -225,6 +225,7 @@ impl App {
             issuer: issuer.clone(),
             metrics: metrics.clone(),
             control: Handle::current(),
+            form_timeout: 2 * config.server.limits.body_timeout,
         };
         let server = server::start(&config.server, bound, &metrics, move || front.make())?;
         // There is nobody else to set it.

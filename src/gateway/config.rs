@@ -1,12 +1,15 @@
 //! The gateway as configured; every value has been checked.
 
-use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
-use crate::types::{Audience, Scopes};
+use crate::{
+    rate::Rate,
+    types::{Audience, Scopes},
+};
 
 /// Everything the gateway needs besides keys.
 #[derive(Clone, Debug)]
@@ -121,12 +124,8 @@ impl FromIterator<Oddity> for Oddities {
 pub struct RateLimit {
     /// Who shares the allowance.
     pub by: By,
-    /// How many requests it is.
-    pub requests: NonZeroU32,
-    /// In which time it comes back; not zero.
-    pub per: Duration,
-    /// How many requests may come at once after a rest.
-    pub burst: NonZeroU32,
+    /// How large it is.
+    pub rate: Rate,
 }
 
 /// Who shares an allowance of requests.

@@ -89,7 +89,7 @@ fn document(resource: &Audience, routes: &[&Route], issuers: &[IssuerUrl]) -> Va
         "resource": resource.as_str(),
         "authorization_servers": servers,
         "bearer_methods_supported": if in_query { json!(["header", "query"]) } else { json!(["header"]) },
-        "dpop_signing_alg_values_supported": dpop::ALGORITHMS.map(|algorithm| algorithm.name()),
+        "dpop_signing_alg_values_supported": dpop::algorithm_names().collect::<Vec<_>>(),
     });
     if !scopes.is_empty() {
         document["scopes_supported"] = json!(scopes);

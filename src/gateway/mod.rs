@@ -98,7 +98,7 @@ impl Gateway {
     ) -> Self {
         let reserved = Arc::new(Reserved::new(&config));
         let allow_paths = config.routes.iter().fold(Oddities::default(), |all, route| all.or(route.allow_paths));
-        let rates = RateLimits::new(&config.routes);
+        let rates = RateLimits::new(&config.routes, &clock);
         let (upstreams, care) = upstream::start(&config.upstreams, demo, &metrics);
         let verifier = Arc::new(verifier);
         Self {

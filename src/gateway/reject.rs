@@ -293,7 +293,7 @@ impl Rejection {
             }
         }
         if dpop {
-            let algorithms: Vec<_> = dpop::ALGORITHMS.iter().map(|algorithm| algorithm.name()).collect();
+            let algorithms: Vec<_> = dpop::algorithm_names().collect();
             text += &format!(", algs=\"{}\"", algorithms.join(" "));
         }
         // Realm and scopes were checked for quotes when the configuration was read.

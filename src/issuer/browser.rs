@@ -33,6 +33,7 @@ pub(super) struct Browsers {
     client: ClientId,
     login: &'static str,
     mark: &'static str,
+    consented: &'static str,
     /// What comes after each value.
     attributes: &'static str,
     /// The current master key's first.
@@ -61,12 +62,17 @@ impl Browsers {
     pub(super) fn new(url: &IssuerUrl, master: &Secret, previous: &[Secret], clock: Clock) -> Self {
         // Their names begin with `OWN_COOKIES`, by which the gateway keeps them from upstreams.
         // A cookie of the prefix __Host- is the host's own: no other host of the domain can set it, nor anybody without TLS.
-        let (login, mark, attributes) = match url.as_str().starts_with("https:") {
-            true => ("__Host-sidegate-login", "__Host-sidegate-browser", "; Path=/; HttpOnly; SameSite=Lax; Secure"),
-            false => ("sidegate-login", "sidegate-browser", "; Path=/; HttpOnly; SameSite=Lax"),
+        let (login, mark, consented, attributes) = match url.as_str().starts_with("https:") {
+            true => (
+                "__Host-sidegate-login",
+                "__Host-sidegate-browser",
+                "__Host-sidegate-consented",
+                "; Path=/; HttpOnly; SameSite=Lax; Secure",
+            ),
+            false => ("sidegate-login", "sidegate-browser", "sidegate-consented", "; Path=/; HttpOnly; SameSite=Lax"),
         };
         let keys = [master].into_iter().chain(previous).map(key).collect();
-        Self { client: ClientId::new(BROWSER), login, mark, attributes, keys, clock }
+        Self { client: ClientId::new(BROWSER), login, mark, consented, attributes, keys, clock }
     }
 
     /// The browser that sends a request.
@@ -98,6 +104,16 @@ impl Browsers {
         cookie(headers, self.login).map(|_| self.set(self.login, "", "; Max-Age=0"))
     }
 
+    /// The cookie of what was agreed to.
+    pub(super) fn consented(&self, sealed: &str) -> HeaderValue {
+        self.set(self.consented, sealed, "")
+    }
+
+    /// What that says, where it was sent along.
+    pub(super) fn consented_in<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
+        cookie(headers, self.consented)
+    }
+
     fn set(&self, name: &str, value: &str, more: &str) -> HeaderValue {
         let attributes = self.attributes;
         HeaderValue::try_from(format!("{name}={value}{attributes}{more}")).expect("base64url and our own names")
@@ -105,18 +121,28 @@ impl Browsers {
 
     /// A ticket for a form of ours in this browser, `of` one kind of form.
     pub(super) fn ticket(&self, browser: &Browser, of: &str, says: &impl Serialize) -> String {
-        let body = (self.clock.now(), says);
-        let mut bytes = postcard::to_allocvec(&body).expect("texts and numbers have a known length");
-        let mac = hmac::sign(&self.keys[0], &message(browser, of, &bytes));
-        bytes.extend_from_slice(mac.as_ref());
-        URL_SAFE_NO_PAD.encode(bytes)
+        self.seal(&browser.mark, of, says)
     }
 
     /// What a ticket says that came back.
     pub(super) fn read<T: DeserializeOwned>(&self, browser: &Browser, of: &str, ticket: &str) -> Ticket<T> {
-        let bytes = URL_SAFE_NO_PAD.decode(ticket).unwrap_or_default();
+        self.unseal(&browser.mark, of, ticket)
+    }
+
+    /// What `says` something, `of` one kind, that is good with that name alone.
+    pub(super) fn seal(&self, name: &[u8; MARK_BYTES], of: &str, says: &impl Serialize) -> String {
+        let body = (self.clock.now(), says);
+        let mut bytes = postcard::to_allocvec(&body).expect("texts and numbers have a known length");
+        let mac = hmac::sign(&self.keys[0], &message(name, of, &bytes));
+        bytes.extend_from_slice(mac.as_ref());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// What it says that came back.
+    pub(super) fn unseal<T: DeserializeOwned>(&self, name: &[u8; MARK_BYTES], of: &str, sealed: &str) -> Ticket<T> {
+        let bytes = URL_SAFE_NO_PAD.decode(sealed).unwrap_or_default();
         let Some((body, mac)) = bytes.split_last_chunk::<MAC_BYTES>() else { return Ticket::NotOurs };
-        let message = message(browser, of, body);
+        let message = message(name, of, body);
         if !self.keys.iter().any(|key| hmac::verify(key, &message, mac).is_ok()) {
             return Ticket::NotOurs;
         }
@@ -172,9 +198,9 @@ pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> 
     }
 }
 
-/// The mark has a fixed length, and so has what says how long the kind is.
-fn message(browser: &Browser, of: &str, body: &[u8]) -> Vec<u8> {
-    [&browser.mark[..], &(of.len() as u64).to_be_bytes(), of.as_bytes(), body].concat()
+/// The name has a fixed length, and so has what says how long the kind is.
+fn message(name: &[u8; MARK_BYTES], of: &str, body: &[u8]) -> Vec<u8> {
+    [&name[..], &(of.len() as u64).to_be_bytes(), of.as_bytes(), body].concat()
 }
 
 fn key(master: &Secret) -> hmac::Key {

@@ -16,6 +16,10 @@ use crate::{
 /// How long one is good for.
 pub(super) const LIFETIME: Duration = Duration::from_secs(60);
 
+/// How long one is remembered that has been used, so that a second use is known for what it is: far longer than it can take from
+/// there to the session, too.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
+
 /// What every one begins with, so that a scanner for leaked secrets can find it.
 const PREFIX: &str = "sgc1.";
 const BYTES: usize = 32;

@@ -6,6 +6,7 @@ use super::{id_token::OPENID, keys::KeysConfig, redirect::RedirectUri, registrat
 use crate::{
     http::CertificateName,
     io::Stamp,
+    rate::Rate,
     store::{OnRollback, RedisConfig},
     token::{Algorithm, keys::KeySet},
     types::{Audience, ClientId, IssuerUrl, Scopes, Secret, Subject},
@@ -36,6 +37,8 @@ pub struct Config {
     pub login: Login,
     /// What failed logins cost; `None`: nothing.
     pub throttle: Option<Throttle>,
+    /// How many requests it takes.
+    pub limits: Limits,
     /// Who may ask for tokens.
     pub clients: Vec<Client>,
     /// How others may that register themselves; `None`: they may not.
@@ -148,6 +151,15 @@ pub struct Throttle {
     pub longest_wait: Duration,
 }
 
+/// How many requests the issuer takes; `None`: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// From one address: an IPv4 address, or the /64 of an IPv6 address.
+    pub per_address: Option<Rate>,
+    /// Of one client.
+    pub per_client: Option<Rate>,
+}
+
 /// How long a session lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetimes {
@@ -222,6 +234,11 @@ impl Client {
             Credentials::None | Credentials::Keys(_) | Credentials::Certificate(_) => &[],
         }
     }
+
+    /// What it is in metrics: `public` or `confidential`.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.is_public() { "public" } else { "confidential" }
+    }
 }
 
 /// How a client shows who it is (RFC 6749 §2.3). In one way: of two, the weaker one would be everybody's way in.
@@ -252,7 +269,8 @@ impl RefreshToken {
 /// Whether a client's users are asked before it gets anything of theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consent {
-    /// Each time that it asks for a code.
+    /// Whenever it asks for more than they have agreed to since they have logged in at the browser; each time, where any app can
+    /// pose as the client.
     Ask,
     /// Not unless it asks for that: a client of the same house.
     Skip,

@@ -36,6 +36,9 @@ pub(super) enum Error {
     /// Too many have failed before; they may try again after this, in whole seconds. Nothing has been looked at, so that it is no
     /// `invalid_grant`, at which a client would throw away what may be right.
     Throttled(Duration),
+    /// There were too many requests; the next one is taken after this, in whole seconds. As with [`Error::Throttled`] nothing has been
+    /// looked at (RFC 6585 §4).
+    Limited(Duration),
     /// The store could not answer: ours, and never a reason to call a token bad.
     Unavailable(Unavailable),
     /// Whoever knows the users could not say: as the store.
@@ -69,7 +72,9 @@ impl Error {
             Self::InvalidScope(_) => "invalid_scope",
             Self::InvalidTarget => "invalid_target",
             Self::Unproved(why, _) => why.code(),
-            Self::Busy | Self::Throttled(_) | Self::Unavailable(_) | Self::UsersAway(_) => "temporarily_unavailable",
+            Self::Busy | Self::Throttled(_) | Self::Limited(_) | Self::Unavailable(_) | Self::UsersAway(_) => {
+                "temporarily_unavailable"
+            }
             Self::Internal(_) => "server_error",
         }
     }
@@ -91,7 +96,9 @@ impl Error {
                     response.headers_mut().insert(DPOP_NONCE, nonce);
                 }
             }
-            Self::Throttled(wait) => _ = response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().into()),
+            Self::Throttled(wait) | Self::Limited(wait) => {
+                response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().into());
+            }
             Self::InvalidClient(Tried::Body)
             | Self::Unproved(_, None)
             | Self::InvalidRequest(_)
@@ -120,7 +127,8 @@ impl Error {
             | Self::InvalidTarget
             | Self::Unproved(..)
             | Self::InvalidScope(_)
-            | Self::Throttled(_) => {}
+            | Self::Throttled(_)
+            | Self::Limited(_) => {}
         }
     }
 
@@ -134,7 +142,7 @@ impl Error {
             | Self::InvalidTarget
             | Self::Unproved(..)
             | Self::InvalidScope(_) => StatusCode::BAD_REQUEST,
-            Self::Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Throttled(_) | Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy | Self::Unavailable(_) | Self::UsersAway(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -145,6 +153,7 @@ impl Error {
         match self {
             Self::Busy => "too_many_passwords",
             Self::Throttled(_) => "throttled",
+            Self::Limited(_) => "limited",
             Self::Unavailable(_) => "store_unavailable",
             Self::UsersAway(_) => "users_unavailable",
             Self::Internal(_) => "internal",
@@ -171,6 +180,7 @@ impl Error {
             Self::InvalidTarget => "The resource is not one that this token can be for.",
             Self::Unproved(why, _) => why.description(),
             Self::Throttled(_) => "There have been too many failures; try again later.",
+            Self::Limited(_) => "There have been too many requests; try again later.",
             Self::Busy | Self::Unavailable(_) | Self::UsersAway(_) => {
                 "The server cannot answer at the moment; try again."
             }

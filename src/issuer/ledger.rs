@@ -188,8 +188,13 @@ impl Ledger {
     }
 
     /// Takes one for the session that is to come of it.
-    pub(super) async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
-        self.to_the_end(move |inner| async move { inner.store.take_code(name, session).await }).await
+    pub(super) async fn take_code(
+        &self,
+        name: Digest,
+        session: SessionId,
+        remembered: Duration,
+    ) -> Result<Taken, Unavailable> {
+        self.to_the_end(move |inner| async move { inner.store.take_code(name, session, remembered).await }).await
     }
 
     pub(super) async fn record(&self, id: SessionId) -> Result<Option<Record>, Unavailable> {

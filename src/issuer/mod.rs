@@ -7,6 +7,7 @@ mod by;
 mod client;
 mod code;
 mod config;
+mod consented;
 mod device;
 mod endpoint;
 mod error;
@@ -16,6 +17,7 @@ mod hook;
 mod id_token;
 mod keys;
 mod ledger;
+mod limits;
 mod migrate;
 mod pages;
 mod password;
@@ -37,8 +39,8 @@ pub use self::{
     access::{CLIENT_SUBJECT, RESERVED_CLAIMS},
     by::By,
     config::{
-        AccessToken, Client, Config, Consent, Credentials, Exchange, GrantType, Lifetimes, Login, OFFLINE_ACCESS,
-        RefreshToken, SecretHash, StoreConfig, Throttle, User, UsersFile, UsersHook,
+        AccessToken, Client, Config, Consent, Credentials, Exchange, GrantType, Lifetimes, Limits, Login,
+        OFFLINE_ACCESS, RefreshToken, SecretHash, StoreConfig, Throttle, User, UsersFile, UsersHook,
     },
     endpoint::Endpoint,
     error::refusal,
@@ -100,6 +102,7 @@ pub struct Issuer {
     audit: Audit,
     passwords: Passwords,
     throttle: throttle::Throttle,
+    limits: limits::Limits,
     refresh_tokens: RefreshTokens,
     browsers: Browsers,
     devices: Devices,
@@ -200,6 +203,7 @@ impl Issuer {
             feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
             passwords: Passwords::new(),
             throttle: throttle::Throttle::new(config.throttle.clone(), clock.clone(), metrics.clone()),
+            limits: limits::Limits::new(&config.limits, &clock),
             refresh_tokens: RefreshTokens::new(&master, &config.previous_master_keys),
             browsers: Browsers::new(&config.url, &master, &config.previous_master_keys, clock.clone()),
             devices: Devices::new(&config.url, &master, &config.previous_master_keys, clock.clone()),
@@ -303,6 +307,9 @@ impl Issuer {
     }
 
     async fn answer(&self, endpoint: Endpoint, request: &http::Request<Bytes>) -> http::Response<Bytes> {
+        if let Err(limited) = self.count_visitor(endpoint, &endpoint::visitor(request)) {
+            return endpoint::refuse(self, endpoint, &limited);
+        }
         match endpoint {
             Endpoint::Authorize => endpoint::authorize::answer(self, request).await,
             Endpoint::LogIn => endpoint::authorize::log_in(self, request).await,
@@ -360,6 +367,7 @@ impl Issuer {
 
     /// Forgets sessions and revocations that nothing depends on any more. Once a minute is often enough.
     pub async fn sweep(&self) {
+        self.limits.prune();
         self.ledger.sweep(SWEEP_STEP, self.clock.now()).await;
     }
 }

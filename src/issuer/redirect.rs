@@ -1,6 +1,6 @@
 //! Where a browser may be sent to (RFC 6749 §3.1.2, OpenID Connect RP-Initiated Logout §3).
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::Uri;
 
@@ -51,6 +51,12 @@ impl RedirectUri {
         &self.0
     }
 
+    /// Whether it leads to somebody alone who has shown that it is theirs: over TLS, to a host that is not this machine. A loopback
+    /// address, or an app's own scheme, is whoever's takes it first (RFC 8252 §8.1, §8.6).
+    pub fn is_claimed(&self) -> bool {
+        is_claimed(&self.0)
+    }
+
     /// Whether it is the one that is asked for: byte for byte, but for the port of a loopback address, which an app takes as it
     /// finds one (RFC 8252 §7.3).
     pub(super) fn is(&self, asked: &str) -> bool {
@@ -60,6 +66,15 @@ impl RedirectUri {
                 _ => false,
             }
     }
+}
+
+/// The same of one that is asked for.
+pub(super) fn is_claimed(url: &str) -> bool {
+    let uri = url.parse::<Uri>().ok().filter(|uri| uri.scheme_str() == Some("https"));
+    let Some(host) = uri.as_ref().and_then(Uri::host) else { return false };
+    let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
+    let is_name_of_ours = host == "localhost" || host.ends_with(".localhost");
+    !is_name_of_ours && !host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// What people can make something of: the host, or an app's own scheme.
@@ -117,6 +132,25 @@ mod tests {
             "https://app.example.com/\u{e9}",
         ] {
             assert!(RedirectUri::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_else_can_take() {
+        for (uri, is_claimed) in [
+            ("https://app.example.com/cb", true),
+            ("https://127.example.com/cb", true),
+            ("https://localhost/cb", false),
+            ("https://LocalHost/cb", false),
+            ("https://app.localhost/cb", false),
+            ("https://[::ffff:127.0.0.1]/cb", false),
+            ("https://127.0.0.1:8443/cb", false),
+            ("https://[::1]/cb", false),
+            ("http://127.0.0.1/cb", false),
+            ("http://localhost:3000/cb", false),
+            ("com.example.app:/cb", false),
+        ] {
+            assert_eq!(RedirectUri::parse(uri).unwrap().is_claimed(), is_claimed, "{uri}");
         }
     }
 

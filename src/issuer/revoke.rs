@@ -81,7 +81,7 @@ impl Issuer {
         let (what, by) = (named(request)?, by.into());
         let reason: Box<str> = if request.reason.is_empty() { "not said".into() } else { (&*request.reason).into() };
         let other = request.issuer.as_deref().filter(|url| *url != self.config.url.as_str());
-        let lasts = self.lasts(request, other)?;
+        let lasts = self.lasts(request, &what, other)?;
         if other.is_none() {
             match &what {
                 Revoked::Session(id) => return self.revoke_session(id, by, &reason).await,
@@ -198,9 +198,9 @@ impl Issuer {
         Ok(())
     }
 
-    /// An entry about our own tokens, which lasts as long as any of them.
+    /// An entry about our own tokens, which lasts as long as it has to.
     fn new_entry(&self, what: Revoked, reason: &str) -> NewRevocation {
-        let until = self.clock.now() + self.longest + MAX_LEEWAY;
+        let until = self.clock.now() + self.entry_lasts(&what);
         NewRevocation { issuer: None, what, until, reason: reason.into() }
     }
 
@@ -223,12 +223,14 @@ impl Issuer {
     }
 
     /// How long an entry has to last: as long as any token that there is now.
-    fn lasts(&self, request: &RevokeRequest, other: Option<&str>) -> Result<Duration, RevokeError> {
+    fn lasts(&self, request: &RevokeRequest, what: &Revoked, other: Option<&str>) -> Result<Duration, RevokeError> {
         let asked = request.lasts.map(Duration::from_secs);
         if asked.is_some_and(|asked| asked > MAX_LASTS) {
             return Err(RevokeError::Wrong("`lasts` is more than a year".into()));
         }
-        let Some(other) = other else { return Ok(self.longest.max(asked.unwrap_or_default()) + MAX_LEEWAY) };
+        let Some(other) = other else {
+            return Ok(self.entry_lasts(what).max(asked.unwrap_or_default() + MAX_LEEWAY));
+        };
         let Some((_, longest)) = self.config.others.iter().find(|(issuer, _)| issuer.as_str() == other) else {
             return Err(RevokeError::Wrong(format!("no provider has the issuer {other:?}")));
         };

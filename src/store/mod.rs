@@ -155,15 +155,20 @@ impl Store {
         }
     }
 
-    /// Takes an authorization code for a session that is to be opened with it. Only who comes first gets it; whoever comes
-    /// later learns which session was.
+    /// Takes an authorization code for a session that is to be opened with it. Only who comes first gets it; whoever comes within
+    /// `remembered` from then on learns which session that was for.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
+    pub async fn take_code(
+        &self,
+        name: Digest,
+        session: SessionId,
+        remembered: Duration,
+    ) -> Result<Taken, Unavailable> {
         match self {
-            Self::Embedded(store) => store.take_code(name, session).await,
-            Self::Redis(store) => store.take_code(name, session).await,
+            Self::Embedded(store) => store.take_code(name, session, remembered).await,
+            Self::Redis(store) => store.take_code(name, session, remembered).await,
         }
     }
 

@@ -76,6 +76,7 @@ struct Series {
     introspections: IntCounterVec,
     throttled: IntCounterVec,
     client_registrations: IntCounterVec,
+    limited: IntCounterVec,
     users_hook_calls: IntCounterVec,
     ready: Gauge,
     audit_lines_lost: IntCounter,
@@ -310,8 +311,8 @@ impl Metrics {
             )?,
             grants: add.counters(
                 "sidegate_issuer_grants_total",
-                "Token endpoint requests, by grant and result.",
-                &["grant", "result"],
+                "Token endpoint requests, by grant, kind of client and result.",
+                &["client_kind", "grant", "result"],
             )?,
             refreshes: add.counters(
                 "sidegate_refresh_tokens_total",
@@ -332,6 +333,11 @@ impl Metrics {
                 "sidegate_client_registrations_total",
                 "Clients that have registered themselves, or meant to, by result.",
                 &["result"],
+            )?,
+            limited: add.counters(
+                "sidegate_issuer_limited_total",
+                "Requests to the issuer refused since there were too many, by endpoint and by what they are counted by.",
+                &["endpoint", "by"],
             )?,
             users_hook_calls: add.counters(
                 "sidegate_users_hook_calls_total",
@@ -411,10 +417,15 @@ impl Metrics {
         self.0.signing_key_changes.with_label_values(&[state]).inc();
     }
 
-    /// A token endpoint request has been answered. `grant` is a grant type or `unknown`; `result` is `ok` or the OAuth
-    /// error code.
-    pub fn issuer_grant(&self, grant: &'static str, result: &'static str) {
-        self.0.grants.with_label_values(&[grant, result]).inc();
+    /// A token endpoint request has been answered. `client_kind` is `public`, `confidential`, or `unknown` where it has not shown who it
+    /// is; `grant` is a grant type or `unknown`; `result` is `ok` or the OAuth error code.
+    pub fn issuer_grant(&self, client_kind: &'static str, grant: &'static str, result: &'static str) {
+        self.0.grants.with_label_values(&[client_kind, grant, result]).inc();
+    }
+
+    /// A request was one too many for the issuer. `endpoint` is where it went; `by`: `address`, `client`, `client_at_address`.
+    pub fn issuer_limited(&self, endpoint: &'static str, by: &'static str) {
+        self.0.limited.with_label_values(&[endpoint, by]).inc();
     }
 
     /// What the access-token revocation table holds: entries by kind, about how many bytes that takes,

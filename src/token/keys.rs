@@ -256,6 +256,8 @@ impl Key {
         if value.get("kty").and_then(|kty| kty.as_str()) != Some("oct") && value.get("d").is_some() {
             return fail("it is a private key, which has no place here");
         }
+        // Read here, since the type does not know every name.
+        let named = value.get("alg").and_then(|name| name.as_str()).map(str::parse::<Algorithm>).transpose();
         // The message of the type would quote what it read.
         let Ok(jwk) = serde_json::from_value::<Jwk>(value) else { return fail("it is not a JWK (RFC 7517)") };
         if jwk.common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
@@ -264,13 +266,7 @@ impl Key {
         if jwk.common.key_operations.as_ref().is_some_and(|ops| !ops.contains(&KeyOperations::Verify)) {
             return fail("its \"key_ops\" do not hold \"verify\"");
         }
-        let named = match jwk.common.key_algorithm {
-            None => None,
-            Some(algorithm) => match algorithm.to_string().parse::<Algorithm>() {
-                Ok(algorithm) => Some(algorithm),
-                Err(()) => return fail("its \"alg\" is not one that Sidegate verifies"),
-            },
-        };
+        let Ok(named) = named else { return fail("its \"alg\" is not one that Sidegate verifies") };
         let kid = jwk.common.key_id.as_deref();
         let candidates: &[Algorithm] = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => &[

@@ -144,6 +144,9 @@ pub enum Algorithm {
     EdDsa,
 }
 
+/// The other name of EdDSA with Ed25519 (RFC 9864 §2.2).
+pub const ED25519: &str = "Ed25519";
+
 impl Algorithm {
     /// All of them, in the order in which documents list them.
     pub const ALL: [Self; 12] = [
@@ -195,6 +198,10 @@ impl FromStr for Algorithm {
     type Err = ();
 
     fn from_str(name: &str) -> Result<Self, ()> {
+        // RFC 9864 §2.2 has a name for EdDSA with this curve, the only one that there is here.
+        if name == ED25519 {
+            return Ok(Self::EdDsa);
+        }
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name).ok_or(())
     }
 }

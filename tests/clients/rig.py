@@ -63,6 +63,9 @@ class Browser:
 
     def go(self, url, decision="allow"):
         """Goes where a client sends it: follows redirects, logs in, and decides. Ends where it leaves for the client."""
+        if decision != "allow":
+            # Whoever has agreed before is not asked again by itself.
+            url += "&prompt=consent"
         answer = self.session.get(url, allow_redirects=False, timeout=10)
         for _ in range(8):
             if answer.status_code == 303:

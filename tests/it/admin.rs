@@ -256,8 +256,23 @@ fn no_label_tells_who_asked_or_for_what() {
     let (_, samples) = parse(&text);
     let names: BTreeSet<_> = samples.iter().flat_map(|(_, labels, _)| labels.keys().map(String::as_str)).collect();
     let known = [
-        "cause", "code", "decision", "grant", "kind", "le", "listener", "method", "outcome", "provider", "reason",
-        "result", "route", "state", "upstream", "version",
+        "cause",
+        "client_kind",
+        "code",
+        "decision",
+        "grant",
+        "kind",
+        "le",
+        "listener",
+        "method",
+        "outcome",
+        "provider",
+        "reason",
+        "result",
+        "route",
+        "state",
+        "upstream",
+        "version",
     ];
     assert!(names.is_subset(&known.into()), "{names:?}");
     let values: BTreeSet<_> = samples.iter().flat_map(|(_, labels, _)| labels.values().map(String::as_str)).collect();

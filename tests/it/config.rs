@@ -189,6 +189,10 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("{ lifetime: 5m, audience: api }\n", "{ lifetime: 5m, audience: api, algorithm: HS256 }\n  registration: { scopes: [openid] }\n", &["27:48: issuer.access_token.algorithm: clients with the scope openid verify ID tokens, and nobody but this process has this key; take ES256"]),
     ("  refresh_token: {", "  throttle: { failures: 0 }\n  refresh_token: {", &["28:15: issuer.throttle.failures: must be from 1 to 100000"]),
     ("  refresh_token: {", "  throttle: { longest_wait: 2h }\n  refresh_token: {", &["28:15: issuer.throttle.longest_wait: must be from 1s to 1h"]),
+    ("  refresh_token: {", "  limits: { per_address: { per: 1s } }\n  refresh_token: {", &["28:13: issuer.limits.per_address.requests: missing: how many requests, in the time that `per` says"]),
+    ("  refresh_token: {", "  limits: { per_client: { requests: 0 } }\n  refresh_token: {", &["28:27: issuer.limits.per_client.requests: must be from 1 to 1000000"]),
+    ("  refresh_token: {", "  limits: { per_client: { requests: 1, by: address } }\n  refresh_token: {", &[r#"28:40: issuer.limits.per_client.by: unknown key "by"; known here: requests, per or burst"#]),
+    ("  refresh_token: {", "  limits: { per_addres: { requests: 1 } }\n  refresh_token: {", &[r#"28:13: issuer.limits.per_addres: unknown key "per_addres"; did you mean "per_address"?"#]),
     ("id: spa", "id: spa, secret_hashes: [hunter2]", &["30:34: issuer.clients[0].secret_hashes[0]: not a hash; make one with `sidegate hash-password`"]),
     ("id: spa", "id: spa, secret_hash: x, secret_hashes: [y]", &["30:34: issuer.clients[0].secret_hashes: stands beside secret_hash; a client has one of the two, and this takes both hashes"]),
     ("id: spa, grants: [refresh_token]", "id: spa, secret_hashes: [], grants: [client_credentials]", &["30:18: issuer.clients[0].secret_hashes: is empty; a client without a secret, which is a public one, leaves it out"]),
@@ -500,6 +504,30 @@ fn what_is_dangerous_or_idle_is_warned_of() {
         "config.yaml:35:7: warning: issuer.clients[1]",
     ];
     assert_eq!(places, expected, "{said}");
+}
+
+/// RFC 8252 §8.6: whoever is logged in would give any app on the machine what this one may have.
+#[test]
+fn a_client_that_any_app_can_pose_as_should_ask() {
+    let folder = Folder::new();
+    let warned = |client: &str| {
+        let yaml = BASE
+            .replace("id: spa, grants: [refresh_token]", &format!("id: spa, grants: [authorization_code], {client}"));
+        let output = check(&folder, &folder.write("config.yaml", &yaml), &[]);
+        assert_eq!(output.status.code(), Some(0), "{client}: {}", text(&output.stderr));
+        text(&output.stderr).contains("warning: issuer.clients[0].consent: any app on a user's machine")
+    };
+    let secret = format!("secret_hash: 'sha256:{}'", "a".repeat(64));
+    for (client, expected) in [
+        ("consent: skip, redirect_uris: ['http://127.0.0.1/cb']", true),
+        ("consent: skip, redirect_uris: ['https://app.example.com/cb', 'com.example.app:/cb']", true),
+        ("consent: skip, redirect_uris: ['https://app.example.com/cb']", false),
+        ("consent: ask, redirect_uris: ['http://127.0.0.1/cb']", false),
+        ("redirect_uris: ['com.example.app:/cb']", false),
+        (&*format!("{secret}, consent: skip, redirect_uris: ['http://127.0.0.1/cb']"), false),
+    ] {
+        assert_eq!(warned(client), expected, "{client}");
+    }
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! Tokens that are bound to a key (RFC 9449): from the issuer, over a refresh, to the gateway. Proofs are made here, without
 //! Sidegate's own code.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -15,7 +19,7 @@ use crate::support::{
 };
 
 const HOST: &str = "api.example.com";
-const ALGORITHMS: &str = "algs=\"ES256 ES384 EdDSA PS256 PS384 PS512 RS256 RS384 RS512\"";
+const ALGORITHMS: &str = "algs=\"ES256 ES384 EdDSA Ed25519 PS256 PS384 PS512 RS256 RS384 RS512\"";
 
 /// The public part of a key, as it stands in a proof.
 fn jwk(key: &TestKey) -> Value {
@@ -62,6 +66,8 @@ struct Gate {
     gate: Sidegate,
     upstream: Upstream,
     issuer: TestKey,
+    /// How often which reason was given.
+    refused: RefCell<BTreeMap<String, f64>>,
 }
 
 impl Gate {
@@ -73,7 +79,7 @@ impl Gate {
              \x20 - { name: kept, match: { path_prefix: /kept }, forward_token: false, upstream: app }\n\
              \x20 - { name: all, match: { path_prefix: / }, upstream: app }\n";
         let gate = Sidegate::start(&config(upstream.address(), &(provider(&[&issuer], "leeway: 0s") + routes + more)));
-        Self { gate, upstream, issuer }
+        Self { gate, upstream, issuer, refused: RefCell::default() }
     }
 
     /// A token that is bound to a key.
@@ -98,7 +104,10 @@ impl Gate {
         let challenge = answer.header("www-authenticate").unwrap();
         assert!(challenge.starts_with("DPoP realm=\"sidegate\", error=\""), "{reason}: {challenge}");
         assert!(challenge.contains(&format!("error=\"{error}\"")) && challenge.ends_with(ALGORITHMS), "{challenge}");
-        assert!(self.gate.rejected(reason) > 0.0, "{reason} is not counted");
+        let mut refused = self.refused.borrow_mut();
+        let count = refused.entry(reason.to_owned()).or_default();
+        *count += 1.0;
+        assert_eq!(self.gate.rejected(reason), *count, "{reason} is not what is counted");
         assert!(self.upstream.take().is_empty(), "{reason}: it went upstream");
     }
 }
@@ -106,7 +115,7 @@ impl Gate {
 #[test]
 fn a_bound_token_passes_with_a_proof_of_any_algorithm() {
     let gate = Gate::start("");
-    for alg in ["ES256", "ES384", "EdDSA", "RS256", "PS384"] {
+    for alg in ["ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS384"] {
         let key = TestKey::new(alg, "proof");
         let token = gate.token(&key);
         let answer = gate.prove("/a?q=1", &token, &proof(&key, "GET", &url("/a"), Some(&token)));
@@ -259,6 +268,15 @@ fn a_nonce_helps_whose_clock_is_wrong_and_can_be_asked_of_all() {
         assert_eq!(gate.prove("/a", &token, &good).status, 200);
         gate.upstream.take();
         gate.refuses(&gate.prove("/a", &token, &good), "proof_replayed", "invalid_dpop_proof");
+        // It says when, and not that any clock will do.
+        for wrong in [now() - 27 * 3600, now() + 27 * 3600] {
+            let claims = changed(says("GET", &url("/a"), Some(&token)), json!({ "iat": wrong, "nonce": nonce }));
+            gate.refuses(
+                &gate.prove("/a", &token, &key.token(&header(&key), &claims)),
+                "proof_time_wrong",
+                "use_dpop_nonce",
+            );
+        }
         let mut forged = nonce.clone().into_bytes();
         forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };
         let answer = gate.prove("/a", &token, &made(json!(String::from_utf8(forged).unwrap())));
@@ -369,6 +387,39 @@ fn tokens_are_bound_to_the_key_that_their_client_shows() {
     let tokens = ask(&gate, &login, None);
     assert_eq!(tokens.member("token_type"), "Bearer");
     assert_eq!(payload(&tokens.member("access_token")).get("cnf"), None);
+}
+
+#[test]
+fn a_bound_token_is_exchanged_for_one_that_is() {
+    const BILLS: &str = "https://bills.example";
+    let upstream = Upstream::start();
+    let secret = crate::support::client::hex(&sha256(b"secret"));
+    let grant = "urn:ietf:params:oauth:grant-type:token-exchange";
+    let shop = format!(
+        "    - {{ id: shop, secret_hash: 'sha256:{secret}', grants: ['{grant}'], scopes: [read], exchange: {{ from: [api], to: ['{BILLS}'] }} }}\n"
+    );
+    let routes = "routes: [{ name: all, match: { path_prefix: / }, upstream: app }]\n";
+    let yaml = config_with_issuer(upstream.address(), routes)
+        .replace("audience: api }", &format!("audience: api, resources: ['{BILLS}'] }}"))
+        .replace("  clients:\n", &format!("  clients:\n{shop}"));
+    let gate = Sidegate::start(&yaml);
+    let (key, service) = (TestKey::new("ES256", "own"), TestKey::new("ES256", "service"));
+    let shown = |key: &TestKey| proof(key, "POST", TOKEN_URL, None);
+    let bound = ask(&gate, &format!("{LOGIN}spa"), Some(&shown(&key))).member("access_token");
+    let form = |token: &str| {
+        format!(
+            "grant_type={grant}&client_id=shop&client_secret=secret&subject_token={token}&subject_token_type=\
+             urn:ietf:params:oauth:token-type:access_token"
+        )
+    };
+    let answer = ask(&gate, &form(&bound), None);
+    assert_eq!((answer.status, &*answer.member("error")), (400, "invalid_request"), "{answer:?}");
+    // To the key of whoever is to show it from now on.
+    let answer = ask(&gate, &form(&bound), Some(&shown(&service)));
+    assert_eq!(answer.member("token_type"), "DPoP");
+    assert_eq!(payload(&answer.member("access_token"))["cnf"], json!({ "jkt": thumbprint(&service) }));
+    let plain = ask(&gate, &format!("{LOGIN}spa"), None).member("access_token");
+    assert_eq!(ask(&gate, &form(&plain), None).member("token_type"), "Bearer");
 }
 
 #[test]

@@ -5,10 +5,12 @@ mod assertion;
 mod audit;
 mod authorize;
 mod clients;
+mod consent;
 mod cors;
 mod hook;
 mod introspect;
 mod keys;
+mod limits;
 mod logout;
 mod operators;
 mod refresh;
@@ -40,9 +42,9 @@ use serde_json::{Map, Value, json};
 use sidegate::{
     clock::{Clock, Timestamp},
     issuer::{
-        AccessToken, Cause, Client, Config, Consent, Credentials, GrantType, Issuer, KeysConfig, Lifetimes, Login,
-        OFFLINE_ACCESS, OpenError, RedirectUri, RefreshToken, RevokeError, RevokeRequest, SecretHash, StoreConfig,
-        Throttle, User,
+        AccessToken, Cause, Client, Config, Consent, Credentials, GrantType, Issuer, KeysConfig, Lifetimes, Limits,
+        Login, OFFLINE_ACCESS, OpenError, RedirectUri, RefreshToken, RevokeError, RevokeRequest, SecretHash,
+        StoreConfig, Throttle, User,
     },
     revocation::Revocations,
     store::{OnRollback, Revocation},
@@ -346,6 +348,7 @@ fn config(data: &Path) -> Config {
             longest_wait: 60 * SECOND,
         }),
         registration: None,
+        limits: Limits::default(),
         clients: vec![
             client("app", Some(argon2id("secret")), &[Password, Refresh]),
             client("spa", None, &[Password, Refresh, ClientCredentials]),

@@ -137,7 +137,8 @@ fn a_client_learns_from_a_refusal_where_to_get_a_token() {
     );
     let document = get(place, "localhost:3000");
     assert_eq!((document.status, document.header("access-control-allow-origin")), (200, Some("*")));
-    let algorithms = json!(["ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"]);
+    let algorithms =
+        json!(["ES256", "ES384", "EdDSA", "Ed25519", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"]);
     assert_eq!(
         document.json(),
         json!({

@@ -18,8 +18,10 @@ fn gate(upstream: &Upstream, keys: &[&TestKey], more: &str) -> Sidegate {
 #[test]
 fn every_algorithm_verifies() {
     let upstream = Upstream::start();
-    let names =
-        ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256", "HS384", "HS512"];
+    let names = [
+        "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "Ed25519", "HS256", "HS384",
+        "HS512",
+    ];
     let keys: Vec<TestKey> = names.map(|alg| TestKey::new(alg, alg)).into();
     let gate = gate(&upstream, &keys.iter().collect::<Vec<_>>(), &format!("algorithms: [{}]", names.join(", ")));
     for key in &keys {

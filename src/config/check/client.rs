@@ -62,6 +62,12 @@ fn check(
     let consent = word(report, &at.key("consent"), raw.consent.as_deref(), Consent::Ask, &consents);
     let grants = grants(report, at, raw.grants, raw.legacy_password_grant, is_public);
     let redirect_uris = redirect_uris(report, &at.key("redirect_uris"), raw.redirect_uris, grants.as_deref());
+    let unclaimed = |uris: &[RedirectUri]| uris.iter().any(|uri| !uri.is_claimed());
+    if is_public && consent == Some(Consent::Skip) && redirect_uris.as_deref().is_some_and(unclaimed) {
+        let message = "any app on a user's machine can pose as this client, which has no secret and is sent codes at a loopback \
+                       address or by a scheme: whoever is logged in would not be asked (RFC 8252 §8.6); consent: ask";
+        report.warn(&at.key("consent"), message);
+    }
     let certificate_bound = raw.tls_client_certificate_bound_access_tokens.is_some_and(|flag| flag.0);
     if certificate_bound && is_public {
         let message = "needs a client that authenticates: a public one shows nothing at a refresh that its tokens were bound \

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use http::Uri;
 
 use super::{
-    client, feed, login, provider, redis, user,
+    client, feed, login, provider, rate, redis, user,
     values::{DAY, HOUR, MINUTE, SECOND, count, duration, word},
 };
 use crate::{
@@ -78,6 +78,7 @@ pub(super) fn check(
     let keys = signing_keys(report, &at.key("keys"), raw.keys, algorithm);
     let login = login::check(report, &at.key("login"), raw.login);
     let throttle = login::throttle(report, &at.key("throttle"), raw.throttle);
+    let limits = rate::of_issuer(report, &at.key("limits"), raw.limits);
     let mut demo = Vec::new();
     let clients = client::check_all(report, &at.key("clients"), raw.clients, access_token.as_ref(), &mut demo);
     let registration = raw.registration.map(|raw| client::registration(report, &at.key("registration"), raw));
@@ -112,6 +113,7 @@ pub(super) fn check(
             feed_credential: feed?.map(|(credential, _)| credential),
             login: login?,
             throttle: throttle?,
+            limits: limits?,
             clients: clients?,
             registration: match registration {
                 Some(registration) => Some(registration?),

@@ -1,4 +1,4 @@
-//! How many requests a route takes.
+//! How many requests a route takes, or the issuer.
 
 use std::num::NonZeroU32;
 
@@ -6,6 +6,8 @@ use super::values::{DAY, INSTANT, SECOND, count, duration, word};
 use crate::{
     config::{path::Path, raw, report::Report},
     gateway::config::{Auth, By, RateLimit},
+    issuer::Limits,
+    rate::Rate,
 };
 
 /// So many requests in a time are no limit any more, but can still be counted.
@@ -38,11 +40,27 @@ fn limit(report: &mut Report, at: &Path, raw: raw::RateLimit, auth: Option<Auth>
         report
             .error(&at.key("by"), "has no meaning with auth: none, which looks at no token; count by address or route");
     }
+    let rate = rate(report, at, raw::Rate { requests: raw.requests, per: raw.per, burst: raw.burst });
+    Some(RateLimit { by: by?, rate: rate? })
+}
+
+/// Those of the issuer.
+pub(super) fn of_issuer(report: &mut Report, at: &Path, raw: raw::Section<raw::IssuerLimits>) -> Option<Limits> {
+    let raw = raw.map(|section| section.0).unwrap_or_default();
+    let mut one = |key: &str, raw: raw::Section<raw::Rate>| match raw {
+        None => Some(None),
+        Some(raw::Mapping(raw)) => rate(report, &at.key(key), raw).map(Some),
+    };
+    let (per_address, per_client) = (one("per_address", raw.per_address), one("per_client", raw.per_client));
+    Some(Limits { per_address: per_address?, per_client: per_client? })
+}
+
+fn rate(report: &mut Report, at: &Path, raw: raw::Rate) -> Option<Rate> {
     let requests = report.required(at, "requests", raw.requests, "how many requests, in the time that `per` says");
     let requests = requests.and_then(|raw| number(report, &at.key("requests"), Some(raw), 1));
     let per = duration(report, &at.key("per"), raw.per, SECOND, INSTANT..=DAY);
     let burst = number(report, &at.key("burst"), raw.burst, requests.map_or(1, |n| n.get() as usize));
-    Some(RateLimit { by: by?, requests: requests?, per: per?, burst: burst? })
+    Some(Rate { requests: requests?, per: per?, burst: burst? })
 }
 
 fn number(report: &mut Report, at: &Path, raw: Option<raw::Scalar>, default: usize) -> Option<NonZeroU32> {

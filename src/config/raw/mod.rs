@@ -206,6 +206,11 @@ shapes! {
         burst: Option<Scalar>,
         by: Option<String>,
     }
+    Rate {
+        requests: Option<Scalar>,
+        per: Option<Scalar>,
+        burst: Option<Scalar>,
+    }
     ClaimHeader {
         claim: Option<String>,
         header: Option<String>,
@@ -229,6 +234,7 @@ shapes! {
         revocation_feed: Section<ServedFeed>,
         login: Section<Login>,
         throttle: Section<Throttle>,
+        limits: Section<IssuerLimits>,
         clients: List<Mapping<Client>>,
         registration: Section<Registration>,
         users: Option<Users>,
@@ -248,6 +254,10 @@ shapes! {
         failures_by_address: Option<Scalar>,
         longest_wait: Option<Scalar>,
         insecure_off: Option<Flag>,
+    }
+    IssuerLimits {
+        per_address: Section<Rate>,
+        per_client: Section<Rate>,
     }
     ServedFeed {
         credential: Option<SecretText>,

@@ -7,77 +7,49 @@ mod back;
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use http::{HeaderValue, Method, Request, Response, header};
 
 use self::back::{deny, refuse, way_back};
-use super::{AUTHORIZE, CONSENT, LOG_IN, method_not_allowed, visitor};
+use super::{
+    AUTHORIZE, CONSENT, Endpoint, LOG_IN,
+    ask::{ASKED, Ask, Prompt, Refusal, read, whence},
+    browsing::{Answer, as_a_get, bad_link, notice, respond, see_other},
+    method_not_allowed, visitor,
+};
 use crate::{
     issuer::{
-        Client, Consent, GrantType, Issuer,
+        Client, Consent, Issuer,
         browser::{BROWSER, Browser, Ticket},
         code::{self, Kept},
-        error::{Error, forbid_storing},
+        consented::Asked,
+        error::Error,
         form::{Form, Param},
-        grant::{requested_resources, requested_scopes},
         pages::{self, App, Notice, Problem},
         redirect::destination,
         user::{self, Typed},
     },
     store::{NewSession, Record},
     telemetry::audit::{Event, Facts},
-    types::{ClientId, Scopes, SessionId, Thumbprint},
+    types::{ClientId, Scopes, SessionId},
 };
 
 /// The kind of its tickets.
 const TICKET: &str = "authorize";
 
-/// What a client asks for, checked. It is the client's to say, and ours once it is in a ticket.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Ask {
-    client: Box<str>,
-    redirect_uri: Box<str>,
-    state: Option<Box<str>>,
-    scopes: Box<str>,
-    challenge: Option<[u8; 32]>,
-    nonce: Option<Box<str>>,
-    prompt: Prompt,
-    /// How long ago the login may be, in seconds.
-    max_age: Option<u64>,
-    login_hint: Box<str>,
-    /// What tokens are to be for (RFC 8707 §2.1).
-    resources: Box<[Box<str>]>,
-    /// The key that the code is to be good with (RFC 9449 §10).
-    key: Option<Thumbprint>,
-    /// The login that came of a page of this ask: it is recent enough, whatever was asked for.
-    login: Option<SessionId>,
-}
-
-/// What a client wants its user to be asked (OpenID Connect Core §3.1.2.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Prompt {
-    none: bool,
-    login: bool,
-    consent: bool,
-}
-
-/// Why a browser gets no code, as the client is told: the error (RFC 6749 §4.1.2.1), and why for people.
-struct Refusal(&'static str, &'static str);
-
-/// What answers a browser, or why nothing better does.
-type Answer = Result<Response<Bytes>, Error>;
-
 /// A browser that a client has sent, or that has logged in.
 pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
     let form = match *request.method() {
         Method::GET => Form::parse(request.uri().query().unwrap_or_default().as_bytes()),
-        Method::POST => Form::read(request.headers(), request.body()),
+        // OpenID Connect Core §3.1.2.1.
+        Method::POST => match Form::read(request.headers(), request.body()) {
+            Ok(form) => return as_a_get(issuer, AUTHORIZE, &ASKED, &form),
+            error => error,
+        },
         _ => return method_not_allowed("GET, POST"),
     };
     respond(issuer, request, async |browser| match form {
-        Err(error) => Ok(issuer.look.notice(StatusCode::BAD_REQUEST, Notice::BadLink, Some(error.reason()))),
+        Err(error) => Ok(bad_link(issuer, error.reason())),
         Ok(form) => match form.get(Param::Ticket) {
             Some(ticket) => match issuer.browsers.read(browser, TICKET, ticket) {
                 Ticket::Fresh(ask) => go_on(issuer, request, browser, ask).await,
@@ -154,14 +126,33 @@ pub(in crate::issuer) async fn consent(issuer: &Issuer, request: &Request<Bytes>
         let Some(client) = known(issuer, &ask) else { return Ok(notice(issuer, Notice::BadLink)) };
         let login = recent_login(issuer, request, &ask).await?;
         match (form.get(Param::Decision), login) {
-            (Some("allow"), Some(login)) => grant(issuer, request, &client, &ask, &login).await,
-            (Some("deny"), _) => deny(issuer, request, &ask),
+            (Some("allow"), Some(login)) => {
+                let scopes = Scopes::parse(&ask.scopes).unwrap_or_default();
+                let asked = asked(&client, &ask, &scopes);
+                let cookie = issuer.remember_consent(request.headers(), login.session.id, &asked);
+                with(cookie, grant(issuer, request, &client, &ask, &login).await)
+            }
+            (Some("deny"), login) => {
+                // Whoever says no now does not mean what was said before.
+                let cookie =
+                    login.and_then(|login| issuer.forget_consent(request.headers(), login.session.id, &client));
+                with(cookie, deny(issuer, request, &ask))
+            }
             // It has ended meanwhile, or somebody else is to log in.
             (Some("allow" | "switch"), _) => Ok(log_in_page(issuer, browser, &ask, "", None)),
             _ => Ok(notice(issuer, Notice::NotOurs)),
         }
     })
     .await
+}
+
+/// An answer that sets a cookie, where there is one to set.
+fn with(cookie: Option<HeaderValue>, answer: Answer) -> Answer {
+    let mut response = answer?;
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
 }
 
 /// Has a form of ours answered.
@@ -183,45 +174,13 @@ async fn answer_form(
     .await
 }
 
-/// Answers a browser, and marks it where it is new.
-pub(super) async fn respond(
-    issuer: &Issuer,
-    request: &Request<Bytes>,
-    answer: impl AsyncFnOnce(&Browser) -> Answer,
-) -> Response<Bytes> {
-    let browser = match issuer.browsers.of(request.headers()) {
-        Ok(browser) => browser,
-        Err(cause) => return failed(issuer, &cause.into()),
-    };
-    let mut response = answer(&browser).await.unwrap_or_else(|error| failed(issuer, &error));
-    if let Some(cookie) = issuer.browsers.marked(&browser) {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    response
-}
-
-pub(super) fn failed(issuer: &Issuer, error: &Error) -> Response<Bytes> {
-    // Its status, its place in the log and when to try again are those of any other answer.
-    let plain = error.response();
-    let what = if plain.status() == StatusCode::SERVICE_UNAVAILABLE { Notice::Unavailable } else { Notice::Failed };
-    let mut response = issuer.look.notice(plain.status(), what, None);
-    if let Some(after) = plain.headers().get(header::RETRY_AFTER) {
-        response.headers_mut().insert(header::RETRY_AFTER, after.clone());
-    }
-    response
-}
-
-pub(super) fn notice(issuer: &Issuer, what: Notice) -> Response<Bytes> {
-    issuer.look.notice(StatusCode::BAD_REQUEST, what, None)
-}
-
 /// A client has sent a browser here.
 async fn begin(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, form: &Form) -> Answer {
-    let here = |why| Ok(issuer.look.notice(StatusCode::BAD_REQUEST, Notice::BadLink, Some(why)));
     let (client, redirect_uri) = match whence(issuer, form) {
         Ok(whence) => whence,
-        Err(why) => return here(why),
+        Err(why) => return Ok(bad_link(issuer, why)),
     };
+    issuer.count_named_client(Endpoint::Authorize, &client, &visitor(request))?;
     let ask = Ask {
         client: client.id.as_str().into(),
         redirect_uri: redirect_uri.into(),
@@ -242,87 +201,14 @@ async fn begin(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, for
     }
 }
 
-/// The client that asks, and where the browser is to go back to; as long as that is not known, nobody is sent anywhere.
-fn whence(issuer: &Issuer, form: &Form) -> Result<(Arc<Client>, String), &'static str> {
-    let id = form.get(Param::ClientId).ok_or("client_id is missing.")?;
-    let client = issuer.enabled_client(id).ok_or("The client is not known.")?;
-    let redirect_uri = match (form.get(Param::RedirectUri), &client.redirect_uris[..]) {
-        (Some(asked), own) if own.iter().any(|uri| uri.is(asked)) => asked,
-        (Some(_), _) => return Err("The redirect_uri is not one that the client has registered."),
-        (None, [only]) => only.as_str(),
-        (None, _) => return Err("redirect_uri is missing."),
-    };
-    let redirect_uri = redirect_uri.to_owned();
-    Ok((client, redirect_uri))
-}
-
-/// Reads the rest of what a client asks for.
-fn read(issuer: &Issuer, client: &Client, form: &Form, ask: Ask) -> Result<Ask, Refusal> {
-    let invalid = |why| Refusal("invalid_request", why);
-    if form.get(Param::Request).is_some() {
-        return Err(Refusal("request_not_supported", "Request objects are not supported."));
-    }
-    if form.get(Param::RequestUri).is_some() {
-        return Err(Refusal("request_uri_not_supported", "Request objects are not supported."));
-    }
-    match form.get(Param::ResponseType) {
-        Some("code") => {}
-        Some(_) => return Err(Refusal("unsupported_response_type", "The one response_type is code.")),
-        None => return Err(invalid("response_type is missing.")),
-    }
-    if form.get(Param::ResponseMode).is_some_and(|mode| mode != "query") {
-        return Err(invalid("The one response_mode is query."));
-    }
-    if !client.grants.contains(&GrantType::AuthorizationCode) {
-        return Err(Refusal("unauthorized_client", "The client is not allowed to ask for a code."));
-    }
-    let challenge = match (form.get(Param::CodeChallenge), form.get(Param::CodeChallengeMethod)) {
-        (Some(challenge), Some("S256")) => {
-            let challenge = URL_SAFE_NO_PAD.decode(challenge).ok().and_then(|bytes| bytes.try_into().ok());
-            Some(challenge.ok_or_else(|| invalid("code_challenge is not the S256 of anything."))?)
-        }
-        (Some(_), _) => return Err(invalid("The one code_challenge_method is S256.")),
-        (None, Some(_)) => return Err(invalid("code_challenge is missing.")),
-        // RFC 9700 §2.1.1.
-        (None, None) if client.is_public() => {
-            return Err(invalid("A public client must use PKCE: code_challenge is missing."));
-        }
-        (None, None) => None,
-    };
-    let scopes = requested_scopes(form, &client.scopes)
-        .map_err(|_| Refusal("invalid_scope", "The scope is malformed or goes beyond what the client may have."))?;
-    let resources = requested_resources(issuer, form, &[])
-        .map_err(|_| Refusal("invalid_target", "The resource is not one that tokens can be for."))?;
-    let mut prompt = Prompt::default();
-    for word in form.get(Param::Prompt).unwrap_or_default().split(' ').filter(|word| !word.is_empty()) {
-        match word {
-            "none" => prompt.none = true,
-            // There is nothing to select from but by logging in.
-            "login" | "select_account" => prompt.login = true,
-            "consent" => prompt.consent = true,
-            _ => return Err(invalid("prompt is none, or of login, consent and select_account.")),
-        }
-    }
-    if prompt.none && (prompt.login || prompt.consent) {
-        return Err(invalid("prompt=none cannot be said with others."));
-    }
-    let max_age = match form.get(Param::MaxAge) {
-        None => None,
-        Some(text) => Some(text.parse().map_err(|_| invalid("max_age is a number of seconds."))?),
-    };
-    let key = match form.get(Param::DpopJkt) {
-        None => None,
-        Some(text) => {
-            let key = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
-            Some(key.ok_or_else(|| invalid("dpop_jkt is not the thumbprint of a key."))?)
-        }
-    };
-    Ok(Ask { scopes: scopes.to_string().into(), challenge, prompt, max_age, resources, key, ..ask })
-}
-
 /// The client of an ask, which may be gone since the page was made.
 fn known(issuer: &Issuer, ask: &Ask) -> Option<Arc<Client>> {
     issuer.enabled_client(&ask.client)
+}
+
+/// What a user is asked for.
+fn asked<'a>(client: &'a Client, ask: &'a Ask, scopes: &'a Scopes) -> Asked<'a> {
+    Asked { client, redirect_uri: &ask.redirect_uri, scopes, resources: &ask.resources }
 }
 
 /// Asks for what is missing yet, or gives a code.
@@ -335,7 +221,10 @@ async fn go_on(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, ask
             Ok(log_in_page(issuer, browser, &ask, &ask.login_hint, None))
         };
     };
-    if client.consent == Consent::Skip && !ask.prompt.consent {
+    let scopes = Scopes::parse(&ask.scopes).unwrap_or_default();
+    let agreed = client.consent == Consent::Skip
+        || issuer.has_consented(request.headers(), login.session.id, &asked(&client, &ask, &scopes));
+    if agreed && !ask.prompt.consent {
         return grant(issuer, request, &client, &ask, &login).await;
     }
     if ask.prompt.none {
@@ -346,7 +235,6 @@ async fn go_on(issuer: &Issuer, request: &Request<Bytes>, browser: &Browser, ask
     let user = issuer.active_user(&login.session.subject).await?;
     let username = user.as_ref().map_or("", |user| &user.username);
     let form = pages::Form { action: &action, ticket: &ticket };
-    let scopes = Scopes::parse(&ask.scopes).unwrap_or_default();
     Ok(issuer.look.consent(form, App::from(&*client), username, &scopes, destination(&ask.redirect_uri)))
 }
 
@@ -404,17 +292,4 @@ async fn grant(issuer: &Issuer, request: &Request<Bytes>, client: &Client, ask: 
     };
     issuer.audit.tell(Event::Authorized, facts);
     see_other(&way_back(issuer, ask, &[("code", &code)]))
-}
-
-/// A GET there, whatever this was (RFC 9700 §4.12).
-pub(super) fn see_other(to: &str) -> Answer {
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = StatusCode::SEE_OTHER;
-    let headers = response.headers_mut();
-    let to = HeaderValue::try_from(to)
-        .map_err(|_| Error::InvalidRequest("What was asked for cannot be sent back.".into()))?;
-    headers.insert(header::LOCATION, to);
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    forbid_storing(headers);
-    Ok(response)
 }

@@ -5,7 +5,7 @@ use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{method_not_allowed, visitor};
+use super::{Endpoint, method_not_allowed, visitor};
 use crate::{
     issuer::{
         CLIENT_SUBJECT, Client, GrantType, Issuer, client,
@@ -73,6 +73,7 @@ async fn introspect(issuer: &Issuer, request: &Request<Bytes>) -> Result<Option<
     let token = form.require(Param::Token)?;
     let visitor = visitor(request);
     let client = client::authenticate_confidential(issuer, request, &form, &visitor).await?;
+    issuer.count_client(Endpoint::Introspect, &client, &visitor)?;
     if RefreshTokens::looks_like(token) {
         refresh_token(issuer, &client, token).await
     } else {

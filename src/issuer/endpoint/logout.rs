@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LOG_OUT,
-    authorize::{failed, notice, respond, see_other},
+    browsing::{Answer, as_a_get, bad_link, notice, respond, see_other},
     method_not_allowed, visitor,
 };
 use crate::{
@@ -43,14 +43,14 @@ struct Onward {
     state: Option<Box<str>>,
 }
 
-/// What answers a browser, or why nothing better does.
-type Answer = Result<Response<Bytes>, Error>;
+/// What a client can ask for.
+const ASKED: [Param; 4] = [Param::IdTokenHint, Param::ClientId, Param::PostLogoutRedirectUri, Param::State];
 
 pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>) -> Response<Bytes> {
     let form = match *request.method() {
         Method::GET => Form::parse(request.uri().query().unwrap_or_default().as_bytes()),
         Method::POST => match Form::read(request.headers(), request.body()) {
-            Ok(form) if form.get(Param::Ticket).is_none() => return as_a_get(issuer, &form),
+            Ok(form) if form.get(Param::Ticket).is_none() => return as_a_get(issuer, LOG_OUT, &ASKED, &form),
             form => form,
         },
         _ => return method_not_allowed("GET, POST"),
@@ -61,19 +61,6 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
         Ok(form) => begin(issuer, request, browser, &form).await,
     })
     .await
-}
-
-/// Has a browser ask again for what a client has had it post. With what comes from another site browsers send our cookies only if it
-/// is a GET (`SameSite=Lax`), and without them nobody would seem to be logged in.
-fn as_a_get(issuer: &Issuer, form: &Form) -> Response<Bytes> {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    for param in [Param::IdTokenHint, Param::ClientId, Param::PostLogoutRedirectUri, Param::State] {
-        if let Some(value) = form.get(param) {
-            query.append_pair(param.name(), value);
-        }
-    }
-    see_other(&format!("{}{LOG_OUT}?{}", issuer.config.url, query.finish()))
-        .unwrap_or_else(|error| failed(issuer, &error))
 }
 
 /// Somebody has come here, or a client has sent them.
@@ -188,8 +175,4 @@ fn go_on(issuer: &Issuer, onward: Option<Onward>) -> Option<Answer> {
     let separator = if uri.contains('?') { '&' } else { '?' };
     let query = form_urlencoded::Serializer::new(String::new()).append_pair("state", &state).finish();
     Some(see_other(&format!("{uri}{separator}{query}")))
-}
-
-fn bad_link(issuer: &Issuer, why: &str) -> Response<Bytes> {
-    issuer.look.notice(StatusCode::BAD_REQUEST, Notice::BadLink, Some(why))
 }

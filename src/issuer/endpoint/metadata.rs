@@ -46,7 +46,7 @@ pub(in crate::issuer) fn document(config: &Config) -> String {
         "revocation_endpoint": format!("{url}{REVOKE}"),
         "revocation_endpoint_auth_methods_supported": methods,
         "grant_types_supported": grants,
-        "dpop_signing_alg_values_supported": dpop::ALGORITHMS.map(|algorithm| algorithm.name()),
+        "dpop_signing_alg_values_supported": dpop::algorithm_names().collect::<Vec<_>>(),
         // Required, and empty where there is no authorization endpoint.
         "response_types_supported": [],
     });

@@ -1,6 +1,8 @@
 //! The endpoints: requests into types, types into responses.
 
+mod ask;
 pub(super) mod authorize;
+mod browsing;
 pub(super) mod cors;
 pub(super) mod feed;
 pub(super) mod introspect;
@@ -17,7 +19,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::{Config, error::refusal};
+use super::{
+    Config, Issuer,
+    error::{Error, refusal},
+};
 use crate::types::{IssuerUrl, Visitor};
 
 /// What the issuer serves.
@@ -47,6 +52,36 @@ pub enum Endpoint {
     Metadata,
     /// The revocation log, for other processes of ours.
     Feed,
+}
+
+impl Endpoint {
+    /// The name in metrics.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Authorize => "authorize",
+            Self::LogIn => "login",
+            Self::Consent => "consent",
+            Self::LogOut => "logout",
+            Self::Register => "register",
+            Self::Token => "token",
+            Self::Revoke => "revoke",
+            Self::Introspect => "introspect",
+            Self::UserInfo => "userinfo",
+            Self::Jwks => "jwks",
+            Self::Metadata => "metadata",
+            Self::Feed => "revocations",
+        }
+    }
+
+    /// Whether requests to it are counted. What anybody may keep is not, and costs nothing; nor is a process of ours.
+    pub(super) const fn is_limited(self) -> bool {
+        !matches!(self, Self::Jwks | Self::Metadata | Self::Feed)
+    }
+
+    /// Whether a person at a browser sees what it answers.
+    const fn has_pages(self) -> bool {
+        matches!(self, Self::Authorize | Self::LogIn | Self::Consent | Self::LogOut)
+    }
 }
 
 /// Where it serves them.
@@ -111,8 +146,13 @@ pub(super) fn base_path(url: &IssuerUrl) -> &str {
 }
 
 /// From where a request came, as whoever took it has noted.
-fn visitor(request: &Request<Bytes>) -> Visitor {
+pub(super) fn visitor(request: &Request<Bytes>) -> Visitor {
     request.extensions().get().cloned().unwrap_or_default()
+}
+
+/// The answer to what is refused before the endpoint has looked at it.
+pub(super) fn refuse(issuer: &Issuer, endpoint: Endpoint, error: &Error) -> Response<Bytes> {
+    if endpoint.has_pages() { browsing::failed(issuer, error) } else { error.response() }
 }
 
 /// The answer to a method that the endpoint does not have.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::{method_not_allowed, visitor};
+use super::{Endpoint, method_not_allowed, visitor};
 use crate::issuer::{
     By, Client, Issuer, client,
     error::{Error, no_store},
@@ -32,8 +32,8 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
         // §2.2: the status says it all, and clients ignore the rest. Some, simple-oauth2 among them, take only JSON for an answer.
         Ok(()) => no_store(StatusCode::OK, &json!({})),
         Err(error) => {
-            // Who is not who they say has a line already.
-            if !matches!(error, Error::InvalidClient(_)) {
+            // Who is not who they say has a line already; a flood has a counter, and no line for each.
+            if !matches!(error, Error::InvalidClient(_) | Error::Limited(_)) {
                 let (client, code) = (client.as_ref().map(|client| &client.id), Some(error.code()));
                 let facts = Facts { client, error: code, reason: Some(error.reason()), ..Facts::from(&visitor) };
                 issuer.audit.tell(Event::RevocationRefused, facts);
@@ -55,6 +55,7 @@ async fn revoke(
     let client = client::authenticate(issuer, request, &form, visitor).await?;
     *known = Some(client.clone());
     let client = &*client;
+    issuer.count_client(Endpoint::Revoke, client, visitor)?;
     let by = By::client(&client.id, visitor.clone());
     if RefreshTokens::looks_like(token) {
         revoke_refresh_token(issuer, client, token, by).await

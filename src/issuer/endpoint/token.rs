@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
-use super::{method_not_allowed, visitor};
+use super::{Endpoint, method_not_allowed, visitor};
 use crate::issuer::{
     Client, GrantType, Issuer, client,
     error::{Error, no_store},
@@ -25,7 +25,8 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
     let (visitor, mut known) = (visitor(request), Known::default());
     let result = grant(issuer, request, &visitor, &mut known).await;
     let code = result.as_ref().map_or_else(Error::code, |_| "ok");
-    issuer.metrics.issuer_grant(known.grant_type.map_or("unknown", GrantType::name), code);
+    let grant = known.grant_type.map_or("unknown", GrantType::name);
+    issuer.metrics.issuer_grant(known.client.as_deref().map_or("unknown", Client::kind), grant, code);
     match result {
         Ok(granted) => {
             let mut response = no_store(StatusCode::OK, &granted);
@@ -52,8 +53,8 @@ struct Known {
 
 impl Known {
     fn tell(&self, issuer: &Issuer, error: &Error, visitor: &Visitor) {
-        // Who asked, and what was presented, have lines of their own.
-        if matches!(error, Error::InvalidClient(_) | Error::InvalidGrant(_) | Error::Throttled(_)) {
+        // Who asked, and what was presented, have lines of their own; a flood has a counter, and no line for each.
+        if matches!(error, Error::InvalidClient(_) | Error::InvalidGrant(_) | Error::Throttled(_) | Error::Limited(_)) {
             return;
         }
         let facts = Facts {
@@ -80,6 +81,7 @@ async fn grant(
     let client = client::authenticate(issuer, request, &form, visitor).await?;
     known.client = Some(client.clone());
     let client = &*client;
+    issuer.count_client(Endpoint::Token, client, visitor)?;
     let grant_type = known.grant_type.ok_or(Error::UnsupportedGrantType)?;
     if !client.grants.contains(&grant_type) {
         return Err(Error::UnauthorizedClient);

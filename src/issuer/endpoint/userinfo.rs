@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::{USERINFO, method_not_allowed};
+use super::{Endpoint, USERINFO, method_not_allowed, visitor};
 use crate::{
     issuer::{
         Issuer,
@@ -36,6 +36,13 @@ pub(in crate::issuer) async fn answer(issuer: &Issuer, request: &Request<Bytes>)
         Ok(None) => return invalid(),
         Err(cause) => return Error::from(cause).response(),
     };
+    // Whoever has the token is not the client for that.
+    let client = identity.text("client_id").and_then(|id| issuer.client(id));
+    let counted =
+        client.map_or(Ok(()), |client| issuer.count_named_client(Endpoint::UserInfo, &client, &visitor(request)));
+    if let Err(limited) = counted {
+        return limited.response();
+    }
     let sent = Sent { token, by_dpop, confirmation: &identity.confirmation };
     let nonce = match possession::check(issuer, request, USERINFO, &sent) {
         Ok(nonce) => nonce,

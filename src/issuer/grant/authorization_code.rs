@@ -18,7 +18,7 @@ use crate::{
     store::Taken,
     telemetry::audit::{Event, Facts},
     token::dpop::Unproved,
-    types::{Scopes, SessionId, Subject},
+    types::{Scopes, SessionId, Subject, Visitor},
 };
 
 /// One text for all that is wrong with a code: which it was is in the audit log.
@@ -46,13 +46,12 @@ pub(in crate::issuer) async fn grant(
     let Some((digest, id)) = code::read(code) else { return Err(refused("forged", None)) };
     let now = issuer.clock.now();
     // Whoever comes with it, rightly or not, comes once.
-    let kept = match issuer.ledger.take_code(digest, id).await? {
+    let kept = match issuer.ledger.take_code(digest, id, code::REMEMBERED).await? {
         Taken::Now(kept) => Kept::decode(&kept).ok_or_else(|| refused("damaged", None))?,
         Taken::Before(session) => {
-            // Two have it (RFC 6749 §4.1.2): what came of it ends.
-            tracing::warn!(%session, client = %client.id, "an authorization code was presented again");
-            let by = By::client(&client.id, visitor.clone()).because(Cause::CodeReuse);
-            issuer.ledger.revoke_session(session, by, "its authorization code was presented again").await?;
+            // The mark first: whoever has the code may not have opened the session yet, and will see it then.
+            issuer.ledger.mark(digest, issuer.clock.now() + code::REMEMBERED).await?;
+            end(issuer, client, session, visitor).await?;
             return Err(refused("reused", Some(session)));
         }
         Taken::Unknown => return Err(refused("unknown", None)),
@@ -92,6 +91,11 @@ pub(in crate::issuer) async fn grant(
     let granted_resources = if kept.resources.is_empty() { &resources } else { &kept.resources };
     // Also where there is no refresh token to come: it is by its session that what comes of a code can be ended.
     let session = open_session(issuer, client, id, &user, &scopes, granted_resources, asker).await?;
+    // The session first: whoever comes with the code from now on finds it, and whoever has come before has left a mark.
+    if !issuer.ledger.mark(digest, issuer.clock.now() + code::REMEMBERED).await? {
+        end(issuer, client, session.id, visitor).await?;
+        return Err(refused("reused", Some(session.id)));
+    }
     if !user::is_still_active(issuer, &subject, Some(session.id)).await? {
         return Err(refused("user_gone", Some(session.id)));
     }
@@ -118,6 +122,14 @@ pub(in crate::issuer) async fn grant(
     };
     let id_token = issuer.id_token(client, &user, &scopes, &login, now).await?;
     Ok(Granted { id_token, ..granted })
+}
+
+/// Ends what came of a code that two have (RFC 6749 §4.1.2).
+async fn end(issuer: &Issuer, client: &Client, session: SessionId, visitor: &Visitor) -> Result<(), Error> {
+    tracing::warn!(%session, client = %client.id, "an authorization code was presented again");
+    let by = By::client(&client.id, visitor.clone()).because(Cause::CodeReuse);
+    issuer.ledger.revoke_session(session, by, "its authorization code was presented again").await?;
+    Ok(())
 }
 
 /// RFC 7636 §4.1.

@@ -86,6 +86,8 @@ pub(in crate::issuer) enum Notice {
     Expired,
     /// Something of ours is away for a while.
     Unavailable,
+    /// There were too many requests.
+    TooMany,
     /// Something of ours has failed.
     Failed,
     /// Nobody is logged in at this browser any more.
@@ -109,6 +111,10 @@ impl Notice {
             Self::Unavailable => {
                 ("Not available at the moment", "Please try again in a few seconds: reload this page.")
             }
+            Self::TooMany => (
+                "Too many requests",
+                "There were too many from where you are. Please wait for a moment, and reload this page.",
+            ),
             Self::Failed => ("Something went wrong", "It is our fault, not yours. Please try again."),
             Self::LoggedOut => ("You are logged out", "Nobody is logged in at this browser any more."),
         }

@@ -13,17 +13,21 @@ use crate::{
 
 impl Tables<'_> {
     pub(super) fn keep_code(&mut self, name: &Digest, value: &[u8], lifetime: Duration) -> Result<(), Fault> {
-        self.keep(&named(CODE, name), value, self.now + lifetime)
+        self.keep(&named(CODE, name), None, value, self.now + lifetime)
     }
 
-    pub(super) fn take_code(&mut self, name: &Digest, session: SessionId) -> Result<Taken, Fault> {
+    pub(super) fn take_code(
+        &mut self,
+        name: &Digest,
+        session: SessionId,
+        remembered: Duration,
+    ) -> Result<Taken, Fault> {
         let name = named(CODE, name);
-        let Some((until, taken, value)) = self.kept(&name)? else { return Ok(Taken::Unknown) };
+        let Some((taken, value)) = self.kept(&name)? else { return Ok(Taken::Unknown) };
         if let Some(before) = taken {
             return Ok(Taken::Before(before));
         }
-        self.changed = true;
-        self.codes.insert(&name, (until, Some(&session.0), [].as_slice()))?;
+        self.keep(&name, Some(session), &[], self.now + remembered)?;
         Ok(Taken::Now(value))
     }
 
@@ -31,14 +35,15 @@ impl Tables<'_> {
         let name = named(MARK, name);
         let new = self.kept(&name)?.is_none();
         if new {
-            self.keep(&name, &[], until)?;
+            self.keep(&name, None, &[], until)?;
         }
         Ok(new)
     }
 
-    fn keep(&mut self, name: &[u8; 33], value: &[u8], until: Timestamp) -> Result<(), Fault> {
+    fn keep(&mut self, name: &[u8; 33], taken: Option<SessionId>, value: &[u8], until: Timestamp) -> Result<(), Fault> {
         self.changed = true;
-        let before = self.codes.insert(name, (until.0, None, value))?.map(|before| before.value().0);
+        let before =
+            self.codes.insert(name, (until.0, taken.as_ref().map(|id| &id.0), value))?.map(|before| before.value().0);
         if let Some(before) = before {
             self.code_expiry.remove((before, name))?;
         }
@@ -46,12 +51,12 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// What is kept under a name, unless its time is over.
+    /// For which session it was taken, and what is kept under a name, unless its time is over.
     #[expect(clippy::type_complexity, reason = "a row of the table, owned, for the two verbs above")]
-    fn kept(&self, name: &[u8; 33]) -> Result<Option<(u64, Option<SessionId>, Box<[u8]>)>, Fault> {
+    fn kept(&self, name: &[u8; 33]) -> Result<Option<(Option<SessionId>, Box<[u8]>)>, Fault> {
         let Some(row) = self.codes.get(name)? else { return Ok(None) };
         let (until, taken, value) = row.value();
-        Ok((until > self.now.0).then(|| (until, taken.copied().map(SessionId), value.into())))
+        Ok((until > self.now.0).then(|| (taken.copied().map(SessionId), value.into())))
     }
 }
 

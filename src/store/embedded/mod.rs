@@ -140,8 +140,13 @@ impl Embedded {
         self.run(move |tables| tables.keep_code(&name, &value, lifetime)).await
     }
 
-    pub(super) async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
-        self.run(move |tables| tables.take_code(&name, session)).await
+    pub(super) async fn take_code(
+        &self,
+        name: Digest,
+        session: SessionId,
+        remembered: Duration,
+    ) -> Result<Taken, Unavailable> {
+        self.run(move |tables| tables.take_code(&name, session, remembered)).await
     }
 
     pub(super) async fn mark(&self, name: Digest, until: Timestamp) -> Result<bool, Unavailable> {

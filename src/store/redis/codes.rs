@@ -24,13 +24,19 @@ impl Redis {
         self.0.link.write(place, keep).await
     }
 
-    pub(in crate::store) async fn take_code(&self, name: Digest, session: SessionId) -> Result<Taken, Unavailable> {
+    pub(in crate::store) async fn take_code(
+        &self,
+        name: Digest,
+        session: SessionId,
+        remembered: Duration,
+    ) -> Result<Taken, Unavailable> {
         self.0.in_place()?;
-        let mut take = Script::Take.on(&[&self.0.names.code(&name)]);
-        take.arg(self.0.now().0).arg(&session.0);
-        let answer: Option<(Vec<u8>, Vec<u8>)> = self.0.link.write(Place::of_digest(&name), take).await?;
+        let (place, now) = (Place::of_digest(&name), self.0.now());
+        let mut take = Script::Take.on(&[&self.0.names.code(&name), &self.0.names.single(place, "codes")]);
+        take.arg(now.0).arg(&session.0).arg((now + remembered).0).arg([b"c", &name[..]].concat());
+        let answer: Option<(Vec<u8>, Vec<u8>)> = self.0.link.write(place, take).await?;
         let Some((taken, value)) = answer else {
-            return self.0.has_its_data(Place::of_digest(&name)).await.map(|()| Taken::Unknown);
+            return self.0.has_its_data(place).await.map(|()| Taken::Unknown);
         };
         let by = SessionId(taken.try_into().map_err(|_| Unavailable("an authorization code is damaged".into()))?);
         Ok(if by == session { Taken::Now(value.into()) } else { Taken::Before(by) })

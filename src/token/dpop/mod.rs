@@ -18,7 +18,7 @@ use self::{
     nonces::{Nonce, Nonces},
     replays::{Replays, Seen},
 };
-use super::{Algorithm, json::object, keys::Key};
+use super::{Algorithm, ED25519, json::object, keys::Key};
 use crate::{
     clock::Timestamp,
     types::{Secret, Thumbprint},
@@ -35,8 +35,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The same where a nonce says it: clocks of clients are wrong by whole time zones.
 const WINDOW_WITH_NONCE: Duration = Duration::from_secs(26 * 3600);
 
-/// The algorithms that proofs are signed with, as challenges and metadata list them: never one with a shared key (§4.2).
-pub const ALGORITHMS: [Algorithm; 9] = [
+/// The algorithms that proofs are signed with: never one with a shared key (§4.2).
+const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::Es256,
     Algorithm::Es384,
     Algorithm::EdDsa,
@@ -47,6 +47,12 @@ pub const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::Rs384,
     Algorithm::Rs512,
 ];
+
+/// Their names; one of them has two.
+pub fn algorithm_names() -> impl Iterator<Item = &'static str> {
+    let other = |algorithm: Algorithm| (algorithm == Algorithm::EdDsa).then_some(ED25519);
+    ALGORITHMS.into_iter().flat_map(move |algorithm| [algorithm.name()].into_iter().chain(other(algorithm)))
+}
 
 /// What proofs are checked with: the nonces that were given out, and the proofs that have been seen.
 pub struct Proofs {

@@ -19,7 +19,7 @@ const basic = oauth.ClientSecretBasic(SECRET)
 const get = (token, DPoP, method = 'GET') =>
   oauth.protectedResourceRequest(token, method, resource, new Headers(), null, options(DPoP))
 
-for (const alg of ['ES256', 'RS256', 'PS256']) {
+for (const alg of ['ES256', 'Ed25519', 'RS256', 'PS256']) {
   step(`the metadata lists ${alg}`, as.dpop_signing_alg_values_supported.includes(alg))
 
   const client = { client_id: CLIENT }

@@ -76,8 +76,10 @@ export class Browser {
 
   // Goes where a client sends it: follows redirects, logs in, and decides. Ends where it would leave for the client.
   async go(url, decision = 'allow') {
-    let request = { method: 'GET' }
-    for (let at = new URL(url), pages = 0; pages < 8; pages++) {
+    let [request, at] = [{ method: 'GET' }, new URL(url)]
+    // Whoever has agreed before is not asked again by itself.
+    if (decision !== 'allow') at.searchParams.set('prompt', 'consent')
+    for (let pages = 0; pages < 8; pages++) {
       const cookie = Array.from(this.#cookies, ([name, value]) => `${name}=${value}`).join('; ')
       const signal = AbortSignal.timeout(10_000)
       const answer = await fetch(at, { ...request, redirect: 'manual', headers: { cookie }, signal })

@@ -26,7 +26,10 @@ async fn a_password_opens_a_session() {
     assert_eq!(claims, expected, "a user's claims go under the issuer's, never over them");
     assert_ne!(claims["sid"], "none");
     assert!(claims["sidegate_began"].as_str().unwrap().ends_with(".1"), "mallory is disabled: that is the first entry");
-    assert_eq!(rig.metric("sidegate_issuer_grants_total{grant=\"password\",result=\"ok\"}"), 1);
+    assert_eq!(
+        rig.metric("sidegate_issuer_grants_total{client_kind=\"confidential\",grant=\"password\",result=\"ok\"}"),
+        1
+    );
 }
 
 #[tokio::test]
@@ -182,8 +185,13 @@ async fn grants_and_scopes_have_their_own_errors() {
         assert_eq!(answer.json()["error"], code, "{body}");
         answer.assert_error(400, code);
     }
-    assert_eq!(rig.metric("sidegate_issuer_grants_total{grant=\"client_credentials\",result=\"invalid_scope\"}"), 3);
-    assert_eq!(rig.metric("sidegate_issuer_grants_total{grant=\"unknown\",result=\"unsupported_grant_type\"}"), 2);
+    assert_eq!(rig.metric("sidegate_issuer_grants_total{client_kind=\"confidential\",grant=\"client_credentials\",result=\"invalid_scope\"}"), 3);
+    assert_eq!(
+        rig.metric(
+            "sidegate_issuer_grants_total{client_kind=\"confidential\",grant=\"unknown\",result=\"unsupported_grant_type\"}"
+        ),
+        2
+    );
 }
 
 #[tokio::test]

@@ -203,8 +203,10 @@ async fn a_user_logs_in_consents_and_the_client_gets_tokens() {
         (&json!("user-alice"), &json!("web"), &json!("read"))
     );
     rig.refresh_as("web", &tokens.refresh).await.tokens();
-    // The next time the browser is known.
-    let consent = browser.ask(&web()).await;
+    // The next time the browser is known, and so is what its user has agreed to.
+    let found = back(&browser.get(&format!("/oauth/authorize?{}", web())).await, BACK);
+    assert!(found["code"].starts_with("sgc1."));
+    let consent = browser.ask(&format!("{}&prompt=consent", web())).await;
     assert_eq!(consent.action, "/oauth/consent");
     let found = back(&browser.decide(&consent, "deny").await, BACK);
     assert_eq!((&*found["error"], &*found["state"]), ("access_denied", "a&b"));
@@ -296,7 +298,63 @@ async fn of_many_who_come_with_a_code_at_once_one_gets_tokens_at_the_most() {
         async move { exchange(rig, &code, &proof).await.status() }
     }));
     let granted = all.await.into_iter().filter(|status| *status == 200).count();
-    assert_eq!(granted, 1);
+    assert!(granted <= 1, "{granted}");
+}
+
+/// Whether the first one has its session by the time the second one comes, or not.
+#[tokio::test]
+async fn whenever_a_code_comes_a_second_time_what_came_of_the_first_ends() {
+    let rig = rig().await;
+    for _ in 0..20 {
+        let (code, proof) = (code(&rig).await, proof());
+        let (one, two) = tokio::join!(exchange(&rig, &code, &proof), exchange(&rig, &code, &proof));
+        for answer in [one, two].into_iter().filter(|answer| answer.status() == 200) {
+            let tokens = answer.tokens();
+            assert!(rig.is_revoked(&tokens.access));
+            rig.refresh_as("web", &tokens.refresh).await.assert_error(400, "invalid_grant");
+        }
+    }
+    // Nor is it forgotten with the code's own minute.
+    let code = code(&rig).await;
+    let tokens = exchange(&rig, &code, &proof()).await.tokens();
+    rig.pass(300 * SECOND);
+    rig.issuer.sweep().await;
+    exchange(&rig, &code, &proof()).await.assert_error(400, "invalid_grant");
+    assert!(rig.is_revoked(&tokens.access));
+}
+
+/// From another site, without the cookies of ours that a browser sends with a GET alone.
+#[tokio::test]
+async fn what_a_client_has_a_browser_post_is_asked_for_again_by_a_get() {
+    let rig = rig().await;
+    let mut browser = Browser::new(&rig);
+    let consent = Page::of(&browser.logged_in(&web()).await);
+    back(&browser.decide(&consent, "allow").await, BACK);
+    let query = format!("{}&resource=api&prompt=&unknown=x", web());
+    let form: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    let form: Vec<_> = form.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let mut bare = Browser::new(&rig);
+    let next = location(&bare.post("/oauth/authorize", &form).await);
+    assert!(bare.cookies.is_empty());
+    let asked: Vec<_> = form_urlencoded::parse(next.split_once('?').unwrap().1.as_bytes()).into_owned().collect();
+    let expected = form.iter().filter(|(name, value)| *name != "unknown" && !value.is_empty());
+    let mut expected: Vec<_> = expected.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let mut sorted = asked;
+    sorted.sort();
+    expected.sort();
+    assert_eq!(sorted, expected);
+    let found = back(&browser.get(next.strip_prefix(URL).unwrap()).await, BACK);
+    assert!(found["code"].starts_with("sgc1."));
+    // What no browser would take is not sent on, and what is said twice is refused here as there.
+    let long = "%".repeat(4096);
+    for bad in [
+        vec![("state", &*long), ("scope", &long), ("client_id", "web")],
+        vec![("client_id", "web"), ("client_id", "own")],
+    ] {
+        let answer = bare.post("/oauth/authorize", &bad).await;
+        assert_eq!((answer.status().as_u16(), answer.header(header::LOCATION)), (400, None));
+        assert!(page(&answer).contains("This link does not work"));
+    }
 }
 
 #[tokio::test]

@@ -251,7 +251,7 @@ async fn the_metadata_says_what_is_true() {
             "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
             "grant_types_supported": ["client_credentials", "password", "refresh_token"],
             "dpop_signing_alg_values_supported":
-                ["ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"],
+                ["ES256", "ES384", "EdDSA", "Ed25519", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"],
             "response_types_supported": [],
             "jwks_uri": "http://localhost:3000/.well-known/jwks.json",
         })

@@ -188,7 +188,7 @@ fn what_can_be_counted_before_the_token_is() {
 
 #[test]
 fn more_addresses_than_are_counted_share_one_allowance() {
-    use sidegate::{config, gateway::rate::RateLimits};
+    use sidegate::{clock::Clock, config, gateway::rate::RateLimits};
     let routes = |limit: &str| {
         let dir = tempfile::tempdir().unwrap();
         let route =
@@ -198,7 +198,7 @@ fn more_addresses_than_are_counted_share_one_allowance() {
         config::load(&dir.path().join("config.yaml")).expect("a good configuration").config.gateway.routes
     };
     let address = |n: u32| IpAddr::from(Ipv4Addr::from_bits(n));
-    let limits = RateLimits::new(&routes("{ by: address, requests: 2, per: 1d }"));
+    let limits = RateLimits::new(&routes("{ by: address, requests: 2, per: 1d }"), &Clock::System);
     let take = |limits: &RateLimits, n: u32| limits.count_anonymous(0, || address(n)).is_ok();
     // An attacker with a million addresses.
     for n in 0..1_000_000 {
@@ -209,7 +209,7 @@ fn more_addresses_than_are_counted_share_one_allowance() {
     assert!((0..100).all(|n| take(&limits, n)), "who was there before has what is left of its own");
     assert!(!(0..100).any(|n| take(&limits, n)));
     // They are told apart again when others have rested.
-    let limits = RateLimits::new(&routes("{ by: address, requests: 1, per: 200ms }"));
+    let limits = RateLimits::new(&routes("{ by: address, requests: 1, per: 200ms }"), &Clock::System);
     for n in 0..1_000_000 {
         take(&limits, n);
     }

@@ -128,6 +128,13 @@ fn a_request_body_must_not_stand_still() {
         connection.send(stalled.as_bytes()).unwrap();
         ends(&gate, &mut connection, "body_timeout");
     }
+    // A form that trickles is not waited for without an end.
+    let (mut connection, start) = (Connection::open(gate.address()).unwrap(), Instant::now());
+    connection.send(format!("{head}Content-Length: 1000\r\n\r\n").as_bytes()).unwrap();
+    assert!(drip(&mut connection, &[b'a'; 100]));
+    let refused = connection.answer(false).unwrap();
+    assert_eq!((refused.status, refused.member("error")), (408, "invalid_request".to_owned()));
+    assert!(start.elapsed() >= 2 * SHORT && start.elapsed() < AT_MOST, "{:?}", start.elapsed());
     // Slow is not still, however long it takes.
     let mut connection = Connection::open(gate.address()).unwrap();
     connection.send(b"POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\n\r\n").unwrap();

@@ -59,7 +59,7 @@ async fn a_backup_is_a_store_with_all_that_was_acknowledged_before_it() {
     assert_rotated(&copy.rotate(live, 0).await, 1);
     assert_rotated(&copy.rotate(refreshed, 1).await, 2);
     assert!(matches!(copy.rotate(dead, 0).await, Rotation::Revoked(_)));
-    assert_eq!(copy.store.take_code([7; 32], live).await.unwrap(), Taken::Now(b"kept".as_slice().into()));
+    assert_eq!(copy.store.take_code([7; 32], live, 600 * SECOND).await.unwrap(), Taken::Now(b"kept".as_slice().into()));
     assert!(!copy.store.mark([8; 32], until).await.unwrap());
     assert_eq!(copy.store.longest_access_lifetime(SECOND).await.unwrap(), 3600 * SECOND);
     copy.pass(15 * DAY);

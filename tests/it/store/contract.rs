@@ -73,6 +73,7 @@ contract! {
     a_session_that_is_bound_to_a_key_moves_for_that_alone,
     a_code_is_taken_once_and_says_by_whom,
     of_many_at_once_one_takes_a_code_and_one_sets_a_marker,
+    of_two_with_a_code_one_sees_the_other_whenever_they_come,
     a_session_past_its_end_can_be_revoked_while_an_access_token_of_it_lives,
     everything_is_there_again_when_the_file_is_opened_again,
     sixteen_parallel_refreshes_have_one_winner_and_one_successor,
@@ -643,20 +644,51 @@ async fn a_code_is_taken_once_and_says_by_whom(rig: Rig) {
     let (name, other) = ([7; 32], [8; 32]);
     let (first, second) = (SessionId::generate(&Subject::new("alice")), SessionId::generate(&Subject::new("alice")));
     let until = rig.now() + 60 * SECOND;
-    assert_eq!(rig.store.take_code(name, first).await.unwrap(), Taken::Unknown);
+    assert_eq!(rig.store.take_code(name, first, 600 * SECOND).await.unwrap(), Taken::Unknown);
     rig.store.keep_code(name, b"alice".as_slice().into(), 60 * SECOND).await.unwrap();
     assert!(rig.store.mark(name, until).await.unwrap(), "a code is no marker");
     let rig = rig.reopened().await;
-    assert_eq!(rig.store.take_code(other, first).await.unwrap(), Taken::Unknown);
-    assert_eq!(rig.store.take_code(name, first).await.unwrap(), Taken::Now(b"alice".as_slice().into()));
-    assert_eq!(rig.store.take_code(name, second).await.unwrap(), Taken::Before(first));
+    assert_eq!(rig.store.take_code(other, first, 600 * SECOND).await.unwrap(), Taken::Unknown);
+    assert_eq!(rig.store.take_code(name, first, 600 * SECOND).await.unwrap(), Taken::Now(b"alice".as_slice().into()));
+    assert_eq!(rig.store.take_code(name, second, 600 * SECOND).await.unwrap(), Taken::Before(first));
     let rig = rig.reopened().await;
-    assert_eq!(rig.store.take_code(name, second).await.unwrap(), Taken::Before(first));
+    assert_eq!(rig.store.take_code(name, second, 600 * SECOND).await.unwrap(), Taken::Before(first));
+    rig.store.keep_code(other, b"bob".as_slice().into(), 60 * SECOND).await.unwrap();
     rig.pass(60 * SECOND);
-    assert_eq!(rig.store.take_code(name, second).await.unwrap(), Taken::Unknown);
-    assert_eq!(rig.store.stats().await.unwrap().codes, 2);
+    // One that was taken is remembered for longer than it would have been good, and no longer for coming again.
+    assert_eq!(rig.store.take_code(other, second, 600 * SECOND).await.unwrap(), Taken::Unknown);
+    rig.store.sweep(10).await.unwrap();
+    assert_eq!(rig.store.take_code(name, second, 600 * SECOND).await.unwrap(), Taken::Before(first));
+    rig.pass(540 * SECOND);
+    assert_eq!(rig.store.take_code(name, second, 600 * SECOND).await.unwrap(), Taken::Unknown);
     rig.store.sweep(10).await.unwrap();
     assert_eq!(rig.store.stats().await.unwrap().codes, 0);
+}
+
+/// One opens a session with a code, and then looks for a mark; the other leaves the mark, and then ends the session.
+async fn of_two_with_a_code_one_sees_the_other_whenever_they_come(rig: Rig) {
+    for n in 0..40_u8 {
+        let name = [n; 32];
+        rig.store.keep_code(name, [n].into(), 60 * SECOND).await.unwrap();
+        let new = new_session();
+        let (id, until) = (new.id, rig.now() + 600 * SECOND);
+        assert!(matches!(rig.store.take_code(name, id, 600 * SECOND).await.unwrap(), Taken::Now(_)));
+        let store = rig.store.clone();
+        let first = tokio::spawn(async move {
+            store.open(new).await.unwrap();
+            store.mark(name, until).await.unwrap()
+        });
+        let store = rig.store.clone();
+        let second = tokio::spawn(async move {
+            let other = SessionId::generate(&Subject::new("alice"));
+            assert_eq!(store.take_code(name, other, 600 * SECOND).await.unwrap(), Taken::Before(id));
+            let alone = store.mark(name, until).await.unwrap();
+            (alone, store.revoke_session(id, "a test").await.unwrap().is_some())
+        });
+        let (unseen, (alone, ended)) = (first.await.unwrap(), second.await.unwrap());
+        assert!(!unseen || ended, "the session goes on, and nobody knows that two have the code");
+        assert_ne!(unseen, alone, "one is the first");
+    }
 }
 
 async fn of_many_at_once_one_takes_a_code_and_one_sets_a_marker(rig: Rig) {
@@ -666,7 +698,8 @@ async fn of_many_at_once_one_takes_a_code_and_one_sets_a_marker(rig: Rig) {
         let callers = (0..16).map(|_| {
             let store = rig.store.clone();
             tokio::spawn(async move {
-                let taken = store.take_code([n; 32], SessionId::generate(&Subject::new("alice"))).await.unwrap();
+                let taken =
+                    store.take_code([n; 32], SessionId::generate(&Subject::new("alice")), 600 * SECOND).await.unwrap();
                 (matches!(taken, Taken::Now(_)), store.mark([n; 32], until).await.unwrap())
             })
         });

@@ -28,7 +28,7 @@ async fn filled(rig: &Rig) -> Vec<SessionId> {
     rig.revoke(Revoked::Subject("carol".into()), until).await;
     rig.store.keep_code([1; 32], b"kept".as_slice().into(), 300 * SECOND).await.unwrap();
     rig.store.keep_code([2; 32], b"taken".as_slice().into(), 300 * SECOND).await.unwrap();
-    rig.store.take_code([2; 32], ids[5]).await.unwrap();
+    rig.store.take_code([2; 32], ids[5], 600 * SECOND).await.unwrap();
     rig.store.mark([3; 32], until).await.unwrap();
     rig.store.longest_access_lifetime(7200 * SECOND).await.unwrap();
     ids
@@ -60,8 +60,8 @@ async fn moves(from: Rig, to: Rig) {
     assert_reused(&to.rotate(ids[7], 2).await);
     assert!(matches!(to.rotate(ids[0], 0).await, Rotation::Revoked(_)));
     assert_rotated(&to.rotate(ids[4], 0).await, 1);
-    assert_eq!(to.store.take_code([1; 32], ids[6]).await.unwrap(), Taken::Now(b"kept".as_slice().into()));
-    assert_eq!(to.store.take_code([2; 32], ids[6]).await.unwrap(), Taken::Before(ids[5]));
+    assert_eq!(to.store.take_code([1; 32], ids[6], 600 * SECOND).await.unwrap(), Taken::Now(b"kept".as_slice().into()));
+    assert_eq!(to.store.take_code([2; 32], ids[6], 600 * SECOND).await.unwrap(), Taken::Before(ids[5]));
     assert!(!to.store.mark([3; 32], to.now() + SECOND).await.unwrap());
     let next = to.revoke(Revoked::Subject("carol".into()), to.now() + 300 * SECOND).await;
     assert_eq!(to.log().await.iter().filter(|entry| entry.what == next.what).count(), 1);

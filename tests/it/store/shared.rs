@@ -96,7 +96,7 @@ async fn what_one_process_does_the_others_know() {
     assert_eq!(three.revocations(0, 100).await.unwrap(), all);
 
     one.keep_code([1; 32], b"code".as_slice().into(), 60 * SECOND).await.unwrap();
-    assert_eq!(two.take_code([1; 32], id).await.unwrap(), Taken::Now(b"code".as_slice().into()));
+    assert_eq!(two.take_code([1; 32], id, 600 * SECOND).await.unwrap(), Taken::Now(b"code".as_slice().into()));
     assert!(two.mark([2; 32], Clock::System.now() + 60 * SECOND).await.unwrap());
     assert!(!one.mark([2; 32], Clock::System.now() + 60 * SECOND).await.unwrap());
 }

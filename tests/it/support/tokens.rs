@@ -42,7 +42,7 @@ impl TestKey {
             }
             "ES256" => ec(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
             "ES384" => ec(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
-            "EdDSA" => Pair::Ed(Ed25519KeyPair::generate().unwrap()),
+            "EdDSA" | "Ed25519" => Pair::Ed(Ed25519KeyPair::generate().unwrap()),
             "HS256" | "HS384" | "HS512" => Pair::Secret([7; 64].to_vec()),
             other => panic!("{other}?"),
         };

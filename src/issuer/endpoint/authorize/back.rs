@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use http::Request;
 
-use super::{Answer, Ask, see_other};
+use super::super::{
+    ask::Ask,
+    browsing::{Answer, see_other},
+};
 use crate::{
     issuer::{Client, Issuer, endpoint::visitor, pages::App, redirect::destination},
     telemetry::audit::{Event, Facts},
