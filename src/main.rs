@@ -4,7 +4,9 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sidegate::cli::{Cli, Command, check, client, hash_password, keys, revoke, run, sessions, store, user};
+use sidegate::cli::{
+    Cli, Command, check, client, hash_password, healthcheck, keys, revoke, run, sessions, store, user,
+};
 
 fn main() -> ExitCode {
     match Cli::parse().into_command() {
@@ -12,6 +14,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         // Load it, say what is wrong with it, and no more.
         Command::Check(args) => check::main(&args),
+        // Ask the process that runs how it is.
+        Command::Healthcheck(args) => healthcheck::main(&args),
         // Tell the process that runs what to do with its signing keys.
         Command::Keys(args) => keys::main(&args),
         // Tell it what to refuse from now on; ask it what it refuses.

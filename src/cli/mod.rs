@@ -4,6 +4,7 @@ mod ask;
 pub mod check;
 pub mod client;
 pub mod hash_password;
+pub mod healthcheck;
 pub mod keys;
 pub mod revoke;
 pub mod run;
@@ -42,6 +43,8 @@ pub enum Command {
     Run(run::Args),
     /// Say what is wrong with a configuration, and nothing else
     Check(check::Args),
+    /// Ask the process that runs whether it lives, or is ready: 0 when it is, 1 otherwise
+    Healthcheck(healthcheck::Args),
     /// List, rotate and revoke the issuer's own keys, in the process that runs
     Keys(keys::Args),
     /// Refuse a token, a session, or whatever has begun for a user or a client, everywhere and at once

@@ -17,6 +17,7 @@ mod exchange;
 mod feed;
 mod floors;
 mod gateway;
+mod healthcheck;
 mod issuer;
 mod keys;
 mod operators;
