@@ -4,7 +4,7 @@ TOOLS := $(CURDIR)/target/test-tools
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint fmt bench
+.PHONY: help run test deploy-test soak lint fmt bench
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -15,6 +15,12 @@ run: ## Build and start with ./config.yaml
 test: ## Every test, the stock OAuth clients and kubectl among them; installs those where they are missing
 	tests/setup.sh
 	PATH="$(TOOLS)/bin:$$PATH" SIDEGATE_REQUIRE_TOOLS=1 $(CARGO) test --locked --lib --bins --tests
+	$(MAKE) --no-print-directory deploy-test
+
+deploy-test: ## What deploy/ and the Dockerfile ship: manifests, chart, image; a part of `test`
+	tests/setup.sh
+	$(CARGO) build --locked --bin sidegate
+	PATH="$(TOOLS)/bin:$$PATH" SIDEGATE_REQUIRE_TOOLS=1 $(TOOLS)/venv/bin/python -m unittest discover --start-directory tests/deploy --verbose
 
 soak: ## The storms of the tests, ten times as long
 	SIDEGATE_SOAK=1 $(CARGO) test --locked --test it storm

