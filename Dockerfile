@@ -7,13 +7,11 @@ RUN cargo install --locked --version 0.7.7 cargo-auditable
 WORKDIR /src
 COPY . .
 ARG CARGO_PROFILE_RELEASE_STRIP=symbols
-# The caches outlive the build, so the program is copied out of them. libgcc is the one library that it wants beyond libc.
+# The caches outlive the build, so the program is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo auditable build --release --locked --bin sidegate \
-    && install -D target/release/sidegate /out/usr/local/bin/sidegate \
-    && install -D -m 0644 LICENSE /out/usr/share/doc/sidegate/LICENSE \
-    && install -D -m 0644 -t "/out/usr/lib/$(uname -m)-linux-gnu" "/lib/$(uname -m)-linux-gnu/libgcc_s.so.1"
+    && cp target/release/sidegate /usr/local/bin/
 
 # libc, time zones and the CAs that the system trusts; distroless/cc would bring OpenSSL and C++ besides, and 8 MB.
 FROM gcr.io/distroless/base-nossl-debian12:nonroot
@@ -23,7 +21,10 @@ LABEL org.opencontainers.image.title="Sidegate" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /out /
+# The one library that it wants beyond libc's.
+COPY --from=build /lib/*-linux-gnu/libgcc_s.so.1 /usr/lib/
+COPY --from=build /usr/local/bin/sidegate /usr/local/bin/
+COPY LICENSE /usr/share/doc/sidegate/
 # Distroless's nonroot, by number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 WORKDIR /

@@ -59,7 +59,7 @@ if ! have redis-server; then
     quietly update-rc.d redis-server disable
 fi
 have chromium || apt chromium
-have podman && have buildah && have runc || apt podman buildah runc catatonit
+have podman && have buildah && have runc && have catatonit || apt podman buildah runc catatonit
 have python3 || apt python3 python3-venv
 have node && have npm || apt nodejs npm
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die "Python 3.9 or newer is needed"
