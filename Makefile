@@ -17,9 +17,10 @@ test: ## Every test, the stock OAuth clients and kubectl among them; installs th
 	PATH="$(TOOLS)/bin:$$PATH" SIDEGATE_REQUIRE_TOOLS=1 $(CARGO) test --locked --lib --bins --tests
 	$(MAKE) --no-print-directory deploy-test
 
+# Builds what `test` builds, so that it is built once: cargo has the program anew where dependencies have other features.
 deploy-test: ## What deploy/ and the Dockerfile ship: manifests, chart, image; a part of `test`
 	tests/setup.sh
-	$(CARGO) build --locked --bin sidegate
+	$(CARGO) test --locked --lib --bins --tests --no-run
 	PATH="$(TOOLS)/bin:$$PATH" SIDEGATE_REQUIRE_TOOLS=1 $(TOOLS)/venv/bin/python -m unittest discover --start-directory tests/deploy --verbose
 
 soak: ## The storms of the tests, ten times as long

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, nginx, Redis, Chromium, a
-# Python environment with Authlib, requests-oauthlib, grpcio, websockets, mcp-authlab and nanoidp; four OAuth clients, playwright-core, axe-core
-# and two issuers for Node.js; kubectl, helm, promtool, hadolint, cargo-deny; podman and buildah. Everything but Debian's packages goes under target/test-tools and
-# tests/clients/node/node_modules. Run again, it finds its work done and says nothing.
+# Python environment with Authlib, requests-oauthlib, grpcio, websockets, mcp-authlab and nanoidp; four OAuth clients,
+# playwright-core, axe-core and two issuers for Node.js; kubectl, helm, promtool, hadolint, cargo-deny; podman and buildah. Everything
+# but Debian's packages goes under target/test-tools and tests/clients/node/node_modules. Run again, it finds its work done and says
+# nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

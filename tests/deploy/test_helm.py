@@ -1,11 +1,14 @@
 """deploy/helm: what the chart makes of good values, and that it refuses bad ones."""
 
 import json
+import re
 import subprocess
+
+import yaml
 
 import rig
 from meaning import Meaning
-from rig import CHART, helm, only, selects, workloads
+from rig import CHART, DEPLOY, helm, only, selects, workloads
 
 ISSUER = {"url": "https://gate.example.com", "access_token": {"audience": "api"}, "clients": []}
 
@@ -49,6 +52,8 @@ class Helm(Meaning):
 
     def test_a_sidecar(self):
         self.look_at(helm({**self.SIDECAR, "secrets": ["sidegate-secrets"]}))
+        example = re.search(r"```yaml\n(containers:.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)[1]
+        self.look_at(helm(yaml.safe_load(example)))
 
     def test_issuers(self):
         deployment = self.look_at(helm(self.EMBEDDED), store="embedded")
