@@ -83,6 +83,7 @@ fn verifier(key: &TestKey) -> Verifier {
     let (keys, skipped) = KeySet::parse_jwks(&json!({ "keys": [key.jwk()] }).to_string()).unwrap();
     assert!(skipped.is_empty());
     let config = Config {
+        fingerprint: sidegate::types::Fingerprint::default(),
         name: "idp".into(),
         issuer: IssuerUrl::new(ISSUER),
         audiences: vec![Audience::new(AUDIENCE)],

@@ -264,6 +264,31 @@ pub struct Credential<'a> {
 /// The SHA-256 by which a key (RFC 7638) or a certificate (RFC 8705 §3.1) is known.
 pub type Thumbprint = [u8; 32];
 
+/// A digest of what a part of the configuration was made of: its text, variables filled in, and the files it names. Two parts with equal ones
+/// say the same; the default is equal to nothing, itself included.
+#[derive(Clone, Copy, Default)]
+pub struct Fingerprint(Option<[u8; 32]>);
+
+impl Fingerprint {
+    /// One with this digest.
+    pub const fn new(digest: [u8; 32]) -> Self {
+        Self(Some(digest))
+    }
+}
+
+impl PartialEq for Fingerprint {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is_some() && self.0 == other.0
+    }
+}
+
+// A digest of a short secret would tell it.
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint")
+    }
+}
+
 /// A value that must not be seen: no `Display`, a `Debug` that hides it, no `==` that takes longer the nearer a guess is,
 /// wiped when dropped.
 #[derive(Clone)]

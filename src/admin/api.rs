@@ -3,17 +3,24 @@
 
 pub mod sessions;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
+
+use arc_swap::ArcSwapOption;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
+use super::reload::{self, Ask, CONFIG, RELOAD, Standing};
 use crate::{
     clock::Timestamp,
-    issuer::{By, Issuer, RevokeError, RevokeRequest},
+    issuer::{By, Current, RevokeError, RevokeRequest},
     revocation::{Entry, Feed, Revocations},
     store::{Revocation, Unavailable},
     telemetry::audit::{Audit, Event, Facts},
@@ -33,19 +40,23 @@ const PAGE: (usize, usize) = (100, 1000);
 #[derive(Clone)]
 pub struct Api {
     /// Who asks has to show this; without one nobody may.
-    pub token: Option<Secret>,
+    pub token: Arc<ArcSwapOption<Secret>>,
     /// Who keeps the log, if that is here.
-    pub issuer: Option<Arc<Issuer>>,
+    pub issuer: Option<Current>,
     /// What is in force here.
     pub revocations: Arc<Revocations>,
     /// Where they come from, if they are made elsewhere.
     pub feed: Option<Arc<Feed>>,
+    /// Who takes up another configuration.
+    pub reload: mpsc::Sender<Ask>,
+    /// How it stands with that.
+    pub standing: Arc<Mutex<Standing>>,
     /// Where it is told who was refused.
     pub audit: Audit,
 }
 
 /// Why a request is refused.
-enum Refusal {
+pub(super) enum Refusal {
     NoToken,
     WrongToken,
     Method(&'static str),
@@ -54,6 +65,10 @@ enum Refusal {
     NoSessions,
     Wrong(String),
     Revoke(RevokeError),
+    /// The configuration is refused, for what is said line by line.
+    Config(String),
+    /// The process is about to end.
+    Ending,
 }
 
 impl From<RevokeError> for Refusal {
@@ -71,7 +86,7 @@ impl From<Unavailable> for Refusal {
 impl Api {
     /// Whether a path is its own.
     pub fn has(path: &str) -> bool {
-        [PATH, SESSIONS].iter().any(|own| below(own, path).is_some())
+        matches!(path, CONFIG | RELOAD) || [PATH, SESSIONS].iter().any(|own| below(own, path).is_some())
     }
 
     /// Answers a request of its own.
@@ -84,14 +99,20 @@ impl Api {
         self.check_token(request.headers(), &visitor)?;
         let by = By::admin_api(visitor);
         let (method, query) = (request.method().clone(), request.uri().query().unwrap_or_default().to_owned());
+        let issuer = self.issuer.as_ref().map(Current::load);
+        match request.uri().path() {
+            CONFIG => return reload::show(&self.standing, &method),
+            RELOAD => return reload::reload(&self.reload, &method).await,
+            _ => {}
+        }
         if let Some(rest) = below(SESSIONS, request.uri().path()) {
-            return sessions::act(self.issuer.as_deref().ok_or(Refusal::NoSessions)?, &method, rest, &query, by).await;
+            return sessions::act(issuer.as_deref().ok_or(Refusal::NoSessions)?, &method, rest, &query, by).await;
         }
         let rest = below(PATH, request.uri().path()).unwrap_or_default().to_owned();
         match (rest.strip_prefix('/'), method) {
             (None, Method::GET) => self.list(&query).await,
             (None, Method::POST) => {
-                let issuer = self.issuer.as_ref().ok_or(Refusal::NoLog)?;
+                let issuer = issuer.ok_or(Refusal::NoLog)?;
                 let asked: RevokeRequest = read(request).await?;
                 // It goes to its end though whoever asked hangs up: a key is taken away first, and entered then.
                 let revoker = issuer.clone();
@@ -101,7 +122,7 @@ impl Api {
             }
             (None, _) => Err(Refusal::Method("GET, POST")),
             (Some(number), Method::DELETE) => {
-                let issuer = self.issuer.as_ref().ok_or(Refusal::NoLog)?;
+                let issuer = issuer.ok_or(Refusal::NoLog)?;
                 let number = number.parse().map_err(|_| Refusal::NotFound("an entry has a number"))?;
                 let reason = parameter(&query, "reason").unwrap_or_else(|| "not said".into());
                 let revocation = issuer.lift(number, &reason, by).await?;
@@ -112,7 +133,7 @@ impl Api {
     }
 
     fn check_token(&self, headers: &HeaderMap, visitor: &Visitor) -> Result<(), Refusal> {
-        let (refusal, error) = match &self.token {
+        let (refusal, error) = match self.token.load().as_deref() {
             Some(token) if token.is_shown_in(headers) => return Ok(()),
             Some(_) => (Refusal::WrongToken, "invalid_token"),
             None => (Refusal::NoToken, "no_admin_token"),
@@ -125,7 +146,7 @@ impl Api {
     async fn list(&self, query: &str) -> Result<Response<Full<Bytes>>, Refusal> {
         let after = number(query, "after", 0)?;
         let limit = limit(query)?;
-        let (entries, last) = match &self.issuer {
+        let (entries, last) = match self.issuer.as_ref().map(Current::load) {
             Some(issuer) => {
                 let entries = issuer.revocations(after, limit).await?;
                 let url = issuer.url().as_str();
@@ -232,6 +253,8 @@ impl Refusal {
                 "there is no `issuer:` here, which has the sessions: ask the gateway that has".to_owned(),
             ),
             Self::Wrong(text) => (StatusCode::BAD_REQUEST, "invalid_request", text.clone()),
+            Self::Config(text) => (StatusCode::UNPROCESSABLE_ENTITY, "refused", text.clone()),
+            Self::Ending => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", "the process ends".to_owned()),
             Self::Revoke(error) => match error {
                 RevokeError::Wrong(text) => (StatusCode::BAD_REQUEST, "invalid_request", text.clone()),
                 RevokeError::Unknown(text) => (StatusCode::NOT_FOUND, "not_found", text.clone()),
@@ -257,7 +280,7 @@ impl Refusal {
     }
 }
 
-fn answer(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+pub(super) fn answer(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{body}\n")));
     *response.status_mut() = status;
     let headers = response.headers_mut();

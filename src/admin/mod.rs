@@ -1,6 +1,7 @@
 //! The admin listener: metrics, probes, and what operators do. It is never the public one.
 
 pub mod api;
+pub mod reload;
 pub mod socket;
 
 use std::{
@@ -107,7 +108,7 @@ where
                         feed.report();
                     }
                     if let Some(issuer) = &api.issuer {
-                        issuer.report_freshness();
+                        issuer.load().report_freshness();
                     }
                     answer(&request, &health, &metrics, &slowest_worker)
                 })
@@ -155,7 +156,7 @@ fn answer(
         },
         _ => plain(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /livez, /readyz, /startupz, /admin/revocations and /admin/sessions\n",
+            "there are /metrics, /livez, /readyz, /startupz, /admin/revocations, /admin/sessions, /admin/config and /admin/reload\n",
         ),
     }
 }

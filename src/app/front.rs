@@ -1,10 +1,20 @@
 //! What a worker serves: the issuer's paths where the listener answers them, the gateway for everything else.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    task::spawn_local,
+    time::timeout,
+};
 
 use crate::{
     gateway::{self, Gateway},
@@ -15,50 +25,115 @@ use crate::{
     telemetry::{Decision, Metrics, Outcome, Recorder},
 };
 
-/// Makes each worker's front.
+/// What one configuration makes, for all workers.
 #[derive(Clone)]
-pub(super) struct FrontMaker {
+pub(super) struct Shared {
     pub(super) gateway: Arc<Gateway>,
     pub(super) issuer: Option<Arc<Issuer>>,
-    pub(super) metrics: Metrics,
-    pub(super) control: Handle,
     /// How long a form may take on its way. One that stands still is ended by the server before that; this is for one that trickles.
     pub(super) form_timeout: Duration,
 }
 
-impl FrontMaker {
+/// All workers' fronts: makes them, and has them serve by another configuration.
+#[derive(Clone)]
+pub(super) struct Fronts {
+    state: Arc<Mutex<State>>,
+    metrics: Metrics,
+    control: Handle,
+}
+
+struct State {
+    shared: Shared,
+    workers: Vec<mpsc::UnboundedSender<Order>>,
+}
+
+/// Serve by this from now on, and say when.
+type Order = (Shared, oneshot::Sender<()>);
+
+impl Fronts {
+    pub(super) fn new(shared: Shared, metrics: Metrics, control: Handle) -> Self {
+        Self { state: Arc::new(Mutex::new(State { shared, workers: Vec::new() })), metrics, control }
+    }
+
+    /// One worker's. Must be called on its thread, within its runtime.
     pub(super) fn make(&self) -> Rc<Front> {
-        Rc::new(Front {
-            gateway: self.gateway.worker(),
-            issuer: self.issuer.clone(),
+        let (sender, mut orders) = mpsc::unbounded_channel::<Order>();
+        let shared = {
+            // In one step: whoever comes with another configuration finds this worker, or is found by it.
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.workers.push(sender);
+            state.shared.clone()
+        };
+        let front = Rc::new(Front {
+            serving: RefCell::new(Serving::new(&shared)),
             recorder: Recorder::new(self.metrics.clone(), &["issuer".into()], &[], &[]),
             control: self.control.clone(),
-            form_timeout: self.form_timeout,
-        })
+        });
+        let told = Rc::downgrade(&front);
+        spawn_local(async move {
+            while let Some((shared, done)) = orders.recv().await {
+                let Some(front) = told.upgrade() else { return };
+                front.serving.replace(Serving::new(&shared)).gateway.retire();
+                // Whoever has ordered it may have gone.
+                let _ = done.send(());
+            }
+        });
+        front
+    }
+
+    /// Has every worker serve by this, from its next request on. Answers when all do.
+    pub(super) async fn replace(&self, shared: Shared) {
+        let done: Vec<_> = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.shared = shared.clone();
+            let order = |worker: &mpsc::UnboundedSender<Order>| {
+                let (done, told) = oneshot::channel();
+                worker.send((shared.clone(), done)).ok().map(|()| told)
+            };
+            state.workers.iter().filter_map(order).collect()
+        };
+        for done in done {
+            // A worker that has gone serves nobody.
+            let _ = done.await;
+        }
     }
 }
 
 /// What a worker serves: the issuer's paths where the listener answers them, the gateway for everything else.
 pub(super) struct Front {
-    gateway: Rc<gateway::Worker>,
-    issuer: Option<Arc<Issuer>>,
+    serving: RefCell<Rc<Serving>>,
     recorder: Recorder,
     control: Handle,
+}
+
+/// What it serves by. A request that has begun stays with what it began with.
+struct Serving {
+    gateway: Rc<gateway::Worker>,
+    issuer: Option<Arc<Issuer>>,
     form_timeout: Duration,
+}
+
+impl Serving {
+    fn new(shared: &Shared) -> Rc<Self> {
+        let Shared { gateway, issuer, form_timeout } = shared;
+        Rc::new(Self { gateway: gateway.worker(), issuer: issuer.clone(), form_timeout: *form_timeout })
+    }
 }
 
 impl Handler for Front {
     async fn handle(&self, request: Request<RequestBody>, peer: &Peer) -> Response<Body> {
+        let serving = self.serving.borrow().clone();
+        let Serving { gateway, issuer, form_timeout } = &*serving;
         // What has more than one reading is the gateway's to refuse.
         let readable = request.extensions().get::<HeadFault>().is_none();
-        let issuer = self.issuer.as_ref().filter(|_| peer.issuer && readable);
+        let issuer = issuer.as_ref().filter(|_| peer.issuer && readable);
         match issuer.and_then(|issuer| Some((issuer, issuer.endpoint(request.uri().path())?))) {
             Some((issuer, endpoint)) => {
-                let address = self.gateway.client_address(request.headers(), peer);
+                let address = gateway.client_address(request.headers(), peer);
                 let visitor = Visitor::new(address, request.headers());
-                self.ask(issuer, endpoint, request, (visitor, peer.certificate.clone())).await
+                self.ask(issuer, endpoint, request, (visitor, peer.certificate.clone()), *form_timeout).await
             }
-            None => self.gateway.handle(request, peer).await,
+            None => gateway.handle(request, peer).await,
         }
     }
 }
@@ -72,6 +147,7 @@ impl Front {
         endpoint: Endpoint,
         request: Request<RequestBody>,
         (visitor, certificate): (Visitor, Option<Arc<ClientCertificate>>),
+        form_timeout: Duration,
     ) -> Response<Body> {
         let started = std::time::Instant::now();
         let _in_flight = self.recorder.request_started();
@@ -81,7 +157,7 @@ impl Front {
         if let Some(certificate) = certificate {
             head.extensions.insert(certificate);
         }
-        let form = timeout(self.form_timeout, Limited::new(body, MAX_FORM_BYTES).collect()).await;
+        let form = timeout(form_timeout, Limited::new(body, MAX_FORM_BYTES).collect()).await;
         let response = match form {
             Err(_) => issuer::refusal(
                 StatusCode::REQUEST_TIMEOUT,

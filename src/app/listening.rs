@@ -25,7 +25,7 @@ impl Listening {
         Self {
             listeners: listeners
                 .map(|(configured, bound)| {
-                    (bound.name.clone(), bound.address, configured.tls.is_some(), configured.issuer)
+                    (configured.name.clone(), bound.address, configured.tls.is_some(), configured.issuer)
                 })
                 .collect(),
             admin,

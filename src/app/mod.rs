@@ -3,31 +3,39 @@
 mod commands;
 mod front;
 mod listening;
+mod reload;
 mod users;
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
+    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use tokio::{
     runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
 };
 
 pub use self::listening::Listening;
-use self::{commands::obey, front::FrontMaker, users::tend_users};
+use self::{
+    commands::obey,
+    front::{Fronts, Shared},
+    reload::{Reloads, Tended},
+};
 use crate::{
     admin::{self, Health, api::Api},
     client::Client,
     clock::Clock,
-    config::{Config, Loaded},
+    config::{Config, Fixed, Loaded, Watched},
     demo,
     gateway::{self, Gateway},
-    issuer::{self, Issuer},
-    revocation::{Feed, Revocations},
-    server::{self, BindError, Pulse, Server, tls::FileWatch},
+    issuer::{self, Current, Issuer},
+    revocation::{Feed, Freshness, Revocations},
+    server::{self, BindError, Pulse, Server},
     telemetry::{
         FeedMetrics, KeyMetrics, Metrics,
         audit::{Audit, Destination, Event, Facts, Keeper},
@@ -40,6 +48,7 @@ use crate::{
         remote::Remote,
         verify::{Provider, Verifier},
     },
+    types::Secret,
 };
 
 /// Why the process could not start, or had to end.
@@ -86,7 +95,7 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When it cannot start.
-pub fn run(loaded: Loaded) -> Result<(), Error> {
+pub fn run(path: &Path, loaded: Loaded) -> Result<(), Error> {
     let _log = log::start(&loaded.config.log);
     keep_freed_memory();
     for warning in &loaded.warnings {
@@ -101,12 +110,12 @@ pub fn run(loaded: Loaded) -> Result<(), Error> {
         .build()?;
     let outcome = control.block_on(async {
         let mut told_to_stop = Stop::listen()?;
-        let app = tokio::select! {
-            app = App::start(loaded.config, Clock::System) => app?,
+        let mut app = tokio::select! {
+            app = App::start(loaded, Clock::System) => app?,
             () = told_to_stop.wait() => return Ok(()),
         };
         app.announce();
-        told_to_stop.wait().await;
+        app.keep_up(path, &mut told_to_stop).await?;
         app.stop().await;
         Ok(())
     });
@@ -128,10 +137,24 @@ pub struct App {
     health: Health,
     listening: Listening,
     drain_delay: Duration,
-    issuer: Option<Arc<Issuer>>,
+    issuer: Option<Current>,
     feed: Option<Arc<Feed>>,
     background: tokio::task::JoinSet<()>,
     audit: Audit,
+    /// What another configuration takes the place of, and what it shares with it.
+    shared: Shared,
+    fronts: Fronts,
+    tended: Tended,
+    reloads: Reloads,
+    watched: Watched,
+    fixed: Vec<Fixed>,
+    demo: Option<SocketAddr>,
+    admin_token: Arc<ArcSwapOption<Secret>>,
+    proofs: Arc<Proofs>,
+    revocations: Arc<Revocations>,
+    freshness: Option<Arc<Freshness>>,
+    clock: Clock,
+    metrics: Metrics,
     /// Writes what is left of the audit log when the app is gone.
     keeper: Option<Keeper>,
 }
@@ -142,7 +165,8 @@ impl App {
     ///
     /// # Errors
     /// When an address, the data or the system refuses.
-    pub async fn start(config: Config, clock: Clock) -> Result<Self, Error> {
+    pub async fn start(loaded: Loaded, clock: Clock) -> Result<Self, Error> {
+        let Loaded { config, watched, fixed, shown, warnings: _ } = loaded;
         let metrics = Metrics::new()?;
         let health = Health::new(metrics.clone());
         let (admin_socket, admin_address) = server::bind_address(config.admin.address)?;
@@ -171,7 +195,8 @@ impl App {
         };
         let demo = if wants_demo(&config) { Some(demo::start().await?) } else { None };
         let listening = Listening::of(&config, &bound, admin_address);
-        let verifier = verifier(&config, issuer.as_deref(), &clock, &metrics)?;
+        let verifier = verifier(&config, issuer.as_deref(), &clock, &metrics, None)?;
+        let issuer_now = issuer.clone().map(Current::new);
         let mut background = tokio::task::JoinSet::new();
         // Before there is anything to serve: who waits for keys is alive, and says that it is not ready.
         let pulse = Arc::new(OnceLock::<Pulse>::new());
@@ -183,9 +208,13 @@ impl App {
             }
             None => None,
         };
+        let (reloads, asks) = Reloads::new(shown, &metrics);
+        let admin_token = Arc::new(ArcSwapOption::from(config.admin.token.clone().map(Arc::new)));
         let api = Api {
-            token: config.admin.token.clone(),
-            issuer: issuer.clone(),
+            token: admin_token.clone(),
+            issuer: issuer_now.clone(),
+            reload: asks,
+            standing: reloads.standing(),
             revocations: revocations.clone(),
             feed: feed.clone(),
             audit: audit.clone(),
@@ -195,7 +224,6 @@ impl App {
             let Err(error) = admin::serve(admin_socket, probes, scraped, api, slowest).await;
             tracing::error!(%error, "the admin listener failed");
         });
-        verifier.remotes().for_each(|remote| drop(background.spawn(remote.clone().run())));
         if let Some(feed) = &feed {
             background.spawn(feed.clone().run());
             background.spawn(tend_table(revocations.clone(), clock.clone(), metrics.clone()));
@@ -211,54 +239,63 @@ impl App {
         };
         let needs_nonces = config.gateway.needs_nonces;
         let proofs = issuer.as_ref().map_or_else(|| Proofs::new(None, needs_nonces), |issuer| issuer.proofs());
+        let proofs = Arc::new(proofs);
         let gateway = Arc::new(Gateway::new(
             config.gateway,
-            (verifier, Arc::new(proofs)),
-            (revocations, freshness),
-            clock,
-            metrics.clone(),
+            (verifier, proofs.clone()),
+            (revocations.clone(), freshness.clone()),
+            (clock.clone(), metrics.clone()),
             demo,
             config.log.requests,
+            None,
         ));
-        let front = FrontMaker {
-            gateway: gateway.clone(),
-            issuer: issuer.clone(),
-            metrics: metrics.clone(),
-            control: Handle::current(),
-            form_timeout: 2 * config.server.limits.body_timeout,
-        };
-        let server = server::start(&config.server, bound, &metrics, move || front.make())?;
+        let shared = Shared { gateway, issuer: issuer.clone(), form_timeout: 2 * config.server.limits.body_timeout };
+        let fronts = Fronts::new(shared.clone(), metrics.clone(), Handle::current());
+        let maker = fronts.clone();
+        let server = server::start(&config.server, bound, &metrics, move || maker.make())?;
         // There is nobody else to set it.
         let _ = pulse.set(server.pulse());
-        background.spawn(FileWatch::new(&config.server.listeners, &metrics).run());
-        let followed = issuer.clone();
-        if let (Some(issuer), Some(commands)) = (issuer, commands) {
+        if let (Some(issuer), Some(current), Some(commands)) = (issuer, issuer_now.clone(), commands) {
+            let swept = current.clone();
             background.spawn(tend_keys(issuer.clone()));
-            if let Some(file) = config.issuer.and_then(|issuer| issuer.users_file) {
-                background.spawn(tend_users(issuer.clone(), file));
-            }
-            let told = issuer.clone();
             background
-                .spawn(admin::socket::serve(commands, audit.clone(), move |line, uid| obey(told.clone(), line, uid)));
+                .spawn(admin::socket::serve(commands, audit.clone(), move |line, uid| obey(current.load(), line, uid)));
             background.spawn(async move {
                 loop {
                     tokio::time::sleep(SWEEP_INTERVAL).await;
-                    issuer.sweep().await;
+                    swept.load().sweep().await;
                 }
             });
         }
-        if gateway.limits_rates() {
-            background.spawn(async move {
-                loop {
-                    tokio::time::sleep(PRUNE_INTERVAL).await;
-                    gateway.prune();
-                }
-            });
-        }
+        let users_file = config.issuer.and_then(|issuer| issuer.users_file);
+        let tended = Tended::start(&shared, users_file, &server.listeners(), &metrics, None);
         health.ready();
         audit.tell(Event::Started, Facts::default());
         let drain_delay = config.server.drain_delay;
-        Ok(Self { server, health, listening, drain_delay, issuer: followed, feed, background, audit, keeper })
+        Ok(Self {
+            server,
+            health,
+            listening,
+            drain_delay,
+            issuer: issuer_now,
+            feed,
+            background,
+            audit,
+            keeper,
+            shared,
+            fronts,
+            tended,
+            reloads,
+            watched,
+            fixed,
+            demo,
+            admin_token,
+            proofs,
+            revocations,
+            freshness,
+            clock,
+            metrics,
+        })
     }
 
     /// Where it listens.
@@ -273,9 +310,10 @@ impl App {
         tokio::time::sleep(self.drain_delay).await;
         // Who follows asks somebody else, or again when there is one; until then it knows what it knows.
         if let Some(issuer) = &self.issuer {
-            issuer.dismiss_followers();
+            issuer.load().dismiss_followers();
         }
         self.server.drain().await;
+        drop(self.tended);
         self.background.shutdown().await;
         if let Some(feed) = self.feed.take() {
             // A panic there has been logged.
@@ -325,7 +363,14 @@ fn wants_demo(config: &Config) -> bool {
     config.gateway.upstreams.iter().any(|upstream| upstream.target == gateway::config::Target::Demo)
 }
 
-fn verifier(config: &Config, issuer: Option<&Issuer>, clock: &Clock, metrics: &Metrics) -> Result<Verifier, Error> {
+/// What verifies tokens. Keys that were fetched `before` for the same provider are fetched on.
+fn verifier(
+    config: &Config,
+    issuer: Option<&Issuer>,
+    clock: &Clock,
+    metrics: &Metrics,
+    before: Option<&Verifier>,
+) -> Result<Verifier, Error> {
     let mut providers = Vec::new();
     for config in &config.providers {
         let metrics = KeyMetrics::new(metrics, &config.name);
@@ -339,10 +384,15 @@ fn verifier(config: &Config, issuer: Option<&Issuer>, clock: &Clock, metrics: &M
             // let in.
             (KeySource::InternalIssuer, None) => (LiveKeys::missing(), None),
             (KeySource::Published(fetch), _) => {
+                if let Some(same) = before.and_then(|before| before.fetching(&config.fingerprint)) {
+                    let (keys, remote) = (same.remote().keys().clone(), Some(same.clone()));
+                    providers.push(Provider { config: config.clone(), keys, remote });
+                    continue;
+                }
                 let client =
                     Client::new(&fetch.tls, fetch.timeout).map_err(|why| Error::Client(config.name.clone(), why))?;
                 let remote = Remote::new(&config.name, &config.issuer, fetch.clone(), client, clock.clone(), metrics);
-                (remote.keys().clone(), Some(remote))
+                (remote.keys().clone(), Some(remote.start()))
             }
         };
         providers.push(Provider { config: config.clone(), keys, remote });

@@ -31,7 +31,7 @@ pub fn main(args: &Args) -> ExitCode {
     let path = args.config.as_deref().unwrap_or(Path::new(DEFAULT));
     match config::load(path) {
         Err(errors) => end(WRONG, super::check::listing(&errors)),
-        Ok(loaded) => match app::run(loaded) {
+        Ok(loaded) => match app::run(path, loaded) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => end(FAILED, format_args!("sidegate: {error}")),
         },

@@ -2,7 +2,7 @@
 
 use super::{path::Path, raw::SecretText, report::Report};
 use crate::{
-    io::{Contents, read_file},
+    io::{Contents, Stamp, read_file},
     types::Secret,
 };
 
@@ -11,8 +11,19 @@ const MAX_SECRET: u64 = 64 << 10;
 /// The mend for a secret that everybody can read where it is.
 const ELSEWHERE: &str = "or move the secret into ${NAME} or { from_file: … }";
 
-/// Reads a file that a value names; `None` and a fault when that cannot be done.
+/// Reads a file that a value names, and which is a part of the configuration from then on: when it changes, that does. `None` and a
+/// fault when it cannot be read.
 pub(super) fn named(report: &mut Report, at: &Path, name: &str, limit: u64) -> Option<Contents> {
+    let path = report.resolve(name);
+    // Before it is read: what is put there meanwhile is seen as a change.
+    let stamp = Stamp::of(&path).ok();
+    let contents = looked_after(report, at, name, limit)?;
+    report.has_read(at, path, stamp, &contents.bytes);
+    Some(contents)
+}
+
+/// The same of a file that somebody else looks after while the process runs.
+pub(super) fn looked_after(report: &mut Report, at: &Path, name: &str, limit: u64) -> Option<Contents> {
     let path = report.resolve(name);
     match read_file(&path, limit) {
         Ok(contents) => Some(contents),

@@ -6,11 +6,17 @@ use std::{
     sync::Arc,
 };
 
+use aws_lc_rs::digest::{Context, SHA256, digest};
+use serde_json::Value;
+
 use super::{
     error::{Position, Problem},
     marks::Marks,
+    origin::Watched,
     path::{Path, Step},
+    shown::without_secrets,
 };
+use crate::{io::Stamp, types::Fingerprint};
 
 /// The findings of one file.
 pub(super) struct Report {
@@ -24,6 +30,11 @@ pub(super) struct Report {
     settled: HashSet<Path>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// The document, variables filled in.
+    value: Value,
+    /// The files that nodes name, and digests of what was in them.
+    files: Vec<(Path, [u8; 32])>,
+    watched: Watched,
 }
 
 impl Report {
@@ -36,12 +47,50 @@ impl Report {
             settled: HashSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
+            value: Value::Null,
+            files: Vec::new(),
+            watched: Watched::default(),
         }
     }
 
-    /// The faults, then the warnings.
-    pub(super) fn into_parts(self) -> (Vec<Problem>, Vec<Problem>) {
-        (self.problems, self.warnings)
+    /// The faults, then the warnings, then the files that were read.
+    pub(super) fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Watched) {
+        (self.problems, self.warnings, self.watched)
+    }
+
+    /// This is the document, as it was before anything was taken out of it.
+    pub(super) fn keep(&mut self, value: Value) {
+        self.value = value;
+    }
+
+    /// The document, without its secrets.
+    pub(super) fn shown(&self) -> Value {
+        without_secrets(&self.value, &Path::default(), &|path| self.from_environment.contains(path))
+    }
+
+    /// A file that the node at `path` names has been read.
+    pub(super) fn has_read(&mut self, path: &Path, file: PathBuf, stamp: Option<Stamp>, bytes: &[u8]) {
+        let mut seen = [0; 32];
+        seen.copy_from_slice(digest(&SHA256, bytes).as_ref());
+        self.files.push((path.clone(), seen));
+        self.watched.add(file, stamp);
+    }
+
+    /// What the node at `path` is made of, whether it is there or not.
+    pub(super) fn fingerprint(&self, path: &Path) -> Fingerprint {
+        let node = path.steps().iter().try_fold(&self.value, |value, step| match step {
+            Step::Key(key) => value.get(&**key),
+            Step::Index(index) => value.get(*index),
+        });
+        let mut hash = Context::new(&SHA256);
+        // Values serialize, whatever they are.
+        hash.update(node.unwrap_or(&Value::Null).to_string().as_bytes());
+        for (_, seen) in self.files.iter().filter(|(at, _)| at.steps().starts_with(path.steps())) {
+            hash.update(seen);
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(hash.finish().as_ref());
+        Fingerprint::new(digest)
     }
 
     /// Something is wrong with the node at `path`.
@@ -126,6 +175,11 @@ impl Report {
     /// Whether whoever reads the file reads what the string at `path` says.
     pub(super) fn is_literal(&self, path: &Path) -> bool {
         !self.from_environment.contains(path)
+    }
+
+    /// Where the node stands, if it does.
+    pub(super) fn position(&self, path: &Path) -> Option<Position> {
+        self.marks.position(path)
     }
 
     /// The line where the node stands.

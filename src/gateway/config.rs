@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 
 use crate::{
     rate::Rate,
-    types::{Audience, Scopes},
+    types::{Audience, Fingerprint, Scopes},
 };
 
 /// Everything the gateway needs besides keys.
@@ -237,6 +237,8 @@ pub enum CorsOrigins {
 /// Where requests go.
 #[derive(Clone, Debug)]
 pub struct Upstream {
+    /// What it was made of: one with the same is the same.
+    pub fingerprint: Fingerprint,
     /// Its name in metrics and logs.
     pub name: Arc<str>,
     /// What it is.

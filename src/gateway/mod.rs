@@ -23,6 +23,7 @@ mod upstream;
 mod websocket;
 
 use std::{
+    cell::Cell,
     net::{IpAddr, SocketAddr},
     rc::{Rc, Weak},
     sync::Arc,
@@ -47,7 +48,7 @@ use self::{
     reject::{Challenge, Rejection},
     streams::Streams,
     turns::Turns,
-    upstream::{Care, Forwarder, Patience, Upstream},
+    upstream::{Forwarder, Patience, Upstream},
     websocket::Handshake,
 };
 use crate::{
@@ -67,7 +68,6 @@ pub struct Gateway {
     documents: Documents,
     rates: RateLimits,
     upstreams: Vec<Arc<Upstream>>,
-    _care: Care,
     verifier: Arc<Verifier>,
     proofs: Arc<Proofs>,
     revocations: Arc<Revocations>,
@@ -85,21 +85,22 @@ const STREAMS_INTERVAL: Duration = Duration::from_millis(200);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Gateway {
-    /// Puts a gateway together. `revocations` come with how fresh they are, where another process makes them. `demo` is where the built-in page listens, if an upstream is that. Must be called on the
-    /// control runtime, which looks after the upstreams.
+    /// Puts a gateway together. `revocations` come with how fresh they are, where another process makes them. `demo` is where the built-in page listens, if an upstream is that. Upstreams that are as they were
+    /// `before` stay, with what is known of them. Must be called on the control runtime, which looks after the upstreams.
     pub fn new(
         config: Config,
         (verifier, proofs): (Verifier, Arc<Proofs>),
         (revocations, freshness): (Arc<Revocations>, Option<Arc<Freshness>>),
-        clock: Clock,
-        metrics: Metrics,
+        (clock, metrics): (Clock, Metrics),
         demo: Option<SocketAddr>,
         log: log::Requests,
+        before: Option<&Self>,
     ) -> Self {
         let reserved = Arc::new(Reserved::new(&config));
         let allow_paths = config.routes.iter().fold(Oddities::default(), |all, route| all.or(route.allow_paths));
         let rates = RateLimits::new(&config.routes, &clock);
-        let (upstreams, care) = upstream::start(&config.upstreams, demo, &metrics);
+        let before = before.map_or(&[][..], |before| &before.upstreams);
+        let upstreams = upstream::start(&config.upstreams, demo, &metrics, before);
         let verifier = Arc::new(verifier);
         Self {
             reserved,
@@ -108,7 +109,6 @@ impl Gateway {
             config,
             rates,
             upstreams,
-            _care: care,
             verifier,
             proofs,
             revocations,
@@ -117,6 +117,16 @@ impl Gateway {
             metrics,
             log,
         }
+    }
+
+    /// Another one serves from now on.
+    pub fn retire(&self, next: &Self) {
+        upstream::retire(&self.upstreams, &next.upstreams);
+    }
+
+    /// What verifies its tokens.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
     }
 
     /// Whether too little is known of what was revoked of late.
@@ -153,6 +163,7 @@ impl Gateway {
             },
             forwarders: self.upstreams.iter().map(forwarder).collect(),
             streams: Rc::default(),
+            retired: Cell::default(),
             turns,
             recorder: Recorder::new(
                 self.metrics.clone(),
@@ -162,7 +173,7 @@ impl Gateway {
             ),
         });
         tokio::task::spawn_local(sweep(Rc::downgrade(&worker)));
-        tokio::task::spawn_local(end_streams(Rc::downgrade(&worker)));
+        tokio::task::spawn_local(end_streams(worker.clone()));
         worker
     }
 }
@@ -179,12 +190,12 @@ async fn sweep(worker: Weak<Worker>) {
     }
 }
 
-async fn end_streams(worker: Weak<Worker>) {
+/// Goes on for as long as there are streams: another configuration is no reason to let one outlive its token.
+async fn end_streams(worker: Rc<Worker>) {
     let mut tick = interval(STREAMS_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    while !(worker.retired.get() && worker.streams.is_empty()) {
         tick.tick().await;
-        let Some(worker) = worker.upgrade() else { return };
         let Gateway { clock, revocations, .. } = &*worker.gateway;
         for ending in worker.streams.sweep(clock.now(), revocations) {
             worker.recorder.stream_ended(ending.reason());
@@ -200,6 +211,7 @@ pub struct Worker {
     streams: Rc<Streams>,
     turns: Rc<Turns>,
     recorder: Recorder,
+    retired: Cell<bool>,
 }
 
 /// What is known of a request while it is on its way, for its answer, the log and the metrics.
@@ -220,6 +232,11 @@ impl Worker {
     /// Whose request it is: the peer's, or where that is a trusted proxy, whom it names.
     pub fn client_address(&self, headers: &HeaderMap, peer: &Peer) -> IpAddr {
         headers::client_address(headers, peer, &self.gateway.config.trusted_proxies)
+    }
+
+    /// No more requests come to this one; those that are here go on to their ends.
+    pub fn retire(&self) {
+        self.retired.set(true);
     }
 
     /// Answers a request: by its upstream, or by a refusal.

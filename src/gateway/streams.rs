@@ -98,6 +98,10 @@ impl Streams {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.borrow().is_empty()
+    }
+
     /// Ends what must end by now; answers why each did.
     pub(super) fn sweep(&self, now: Timestamp, revocations: &Revocations) -> Vec<Ending> {
         // Read before the table is asked: what is revoked meanwhile is seen next time.

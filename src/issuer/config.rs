@@ -68,6 +68,12 @@ impl Config {
         self.clients.iter().any(|client| client.grants.contains(&grant)) || registered && self.registration.is_some()
     }
 
+    /// How long any of its access tokens lives.
+    pub(super) fn longest_access_lifetime(&self) -> Duration {
+        let lifetimes = self.clients.iter().filter_map(|client| client.access_token_lifetime);
+        lifetimes.chain([self.access_token.lifetime]).max().unwrap_or_default()
+    }
+
     /// Whether any client can ask for ID tokens.
     pub(super) fn has_id_tokens(&self) -> bool {
         let asks =

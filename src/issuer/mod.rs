@@ -8,6 +8,7 @@ mod client;
 mod code;
 mod config;
 mod consented;
+mod current;
 mod device;
 mod endpoint;
 mod error;
@@ -42,6 +43,7 @@ pub use self::{
         AccessToken, Client, Config, Consent, Credentials, Exchange, GrantType, Lifetimes, Limits, Login,
         OFFLINE_ACCESS, RefreshToken, SecretHash, StoreConfig, Throttle, User, UsersFile, UsersHook,
     },
+    current::{Current, ReconfigureError},
     endpoint::Endpoint,
     error::refusal,
     form::MAX_FORM_BYTES,
@@ -80,7 +82,7 @@ use crate::{
         provider::{self, KeySource, Profile},
         verify::{Provider, Verifier},
     },
-    types::{ClientId, IssuerUrl},
+    types::{ClientId, Fingerprint, IssuerUrl},
 };
 
 /// The largest token that `/oauth/revoke` and `/oauth/introspect` look at, in bytes.
@@ -96,16 +98,16 @@ pub struct Issuer {
     registrations: Registrations,
     users: Users,
     paths: Paths,
-    feeds: endpoint::feed::Feeds,
+    feeds: Arc<endpoint::feed::Feeds>,
     clock: Clock,
     metrics: Metrics,
     audit: Audit,
-    passwords: Passwords,
-    throttle: throttle::Throttle,
+    passwords: Arc<Passwords>,
+    throttle: Arc<throttle::Throttle>,
     limits: limits::Limits,
-    refresh_tokens: RefreshTokens,
-    browsers: Browsers,
-    devices: Devices,
+    refresh_tokens: Arc<RefreshTokens>,
+    browsers: Arc<Browsers>,
+    devices: Arc<Devices>,
     look: Look,
     ring: Arc<Ring>,
     signing: Signing,
@@ -115,7 +117,7 @@ pub struct Issuer {
     /// Up to when the revocation log is known, where others add to it as well.
     freshness: Option<Arc<Freshness>>,
     /// What clients' proofs are checked with.
-    proofs: Proofs,
+    proofs: Arc<Proofs>,
     /// How long access tokens live at the most, those of an earlier configuration included.
     longest: Duration,
     /// What anybody may read, made once.
@@ -167,8 +169,7 @@ impl Issuer {
             Some(key) => key.clone(),
             None => keys::master_key(&folder)?,
         };
-        let lifetimes = config.clients.iter().filter_map(|client| client.access_token_lifetime);
-        let longest = lifetimes.chain([config.access_token.lifetime]).max().unwrap_or_default();
+        let longest = config.longest_access_lifetime();
         let store = match &config.store {
             StoreConfig::Embedded => Store::open_embedded(folder.clone(), clock.clone())?,
             StoreConfig::Redis(redis) => Store::open_redis((**redis).clone(), clock.clone()).await?,
@@ -200,13 +201,13 @@ impl Issuer {
             registrations: Registrations::new(config.registration.clone(), &master, &config.previous_master_keys),
             users: Users::new(&config, clock.clone(), metrics.clone()).map_err(OpenError::Config)?,
             paths: Paths::new(&config),
-            feeds: endpoint::feed::Feeds::new(FeedMetrics::new(&metrics)),
-            passwords: Passwords::new(),
-            throttle: throttle::Throttle::new(config.throttle.clone(), clock.clone(), metrics.clone()),
+            feeds: Arc::new(endpoint::feed::Feeds::new(FeedMetrics::new(&metrics))),
+            passwords: Arc::new(Passwords::new()),
+            throttle: Arc::new(throttle::Throttle::new(config.throttle.clone(), clock.clone(), metrics.clone())),
             limits: limits::Limits::new(&config.limits, &clock),
-            refresh_tokens: RefreshTokens::new(&master, &config.previous_master_keys),
-            browsers: Browsers::new(&config.url, &master, &config.previous_master_keys, clock.clone()),
-            devices: Devices::new(&config.url, &master, &config.previous_master_keys, clock.clone()),
+            refresh_tokens: Arc::new(RefreshTokens::new(&master, &config.previous_master_keys)),
+            browsers: Arc::new(Browsers::new(&config.url, &master, &config.previous_master_keys, clock.clone())),
+            devices: Arc::new(Devices::new(&config.url, &master, &config.previous_master_keys, clock.clone())),
             look: Look::new(&config.login),
             own: own_tokens(&config, ring.live().clone()),
             metadata: endpoint::metadata::document(&config).into(),
@@ -214,7 +215,7 @@ impl Issuer {
             signing: Signing::new(),
             ledger,
             freshness,
-            proofs: Proofs::new(Some(&master), config.needs_nonces),
+            proofs: Arc::new(Proofs::new(Some(&master), config.needs_nonces)),
             longest,
             config,
             clock,
@@ -398,6 +399,7 @@ fn check(config: &Config) -> Result<(), OpenError> {
 /// in must be possible to revoke.
 fn own_tokens(config: &Config, keys: Arc<LiveKeys>) -> Verifier {
     let own = provider::Config {
+        fingerprint: Fingerprint::default(),
         name: "issuer".into(),
         issuer: config.url.clone(),
         audiences: config.access_token.audiences().cloned().collect(),

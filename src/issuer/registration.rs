@@ -49,6 +49,11 @@ impl Registrations {
         Self { rules, keys: [master].into_iter().chain(previous).map(key).collect() }
     }
 
+    /// The same by other rules.
+    pub(super) fn with(&self, rules: Option<Registration>) -> Self {
+        Self { rules, keys: self.keys.clone() }
+    }
+
     /// Who may register, if anybody may.
     pub(super) fn rules(&self) -> Option<&Registration> {
         self.rules.as_ref()

@@ -15,6 +15,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use crate::token::{keys::KeyError, sign::Signer};
 
 /// Signs, here where that is quick, elsewhere where it is not.
+#[derive(Clone)]
 pub(super) struct Signing {
     slow: Arc<Slow>,
     /// Whose spare threads sign.

@@ -88,6 +88,14 @@ impl Users {
         }
     }
 
+    /// Whom of these the others lack, or have disabled. Whoever is known elsewhere is asked for there.
+    pub(super) fn departed(&self, other: &Self) -> Vec<Departed> {
+        match (self, other) {
+            (Self::Listed(these), Self::Listed(others)) => these.load().departed(&others.load()).collect(),
+            (Self::Listed(_) | Self::Hook(_), Self::Hook(_)) | (Self::Hook(_), Self::Listed(_)) => Vec::new(),
+        }
+    }
+
     /// Whose name that is, if that is known here.
     fn named(&self, username: &str) -> Option<Subject> {
         match self {

@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     address::Addresses,
     bind::{Accepting, Bound},
-    worker::{Accepted, Place, Stream},
+    worker::{Accepted, Arrival, Place, Stream},
 };
 use crate::telemetry::Metrics;
 
@@ -33,20 +33,27 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(super) struct Desk {
     load: Arc<AtomicUsize>,
-    arrivals: mpsc::UnboundedSender<Accepted>,
+    arrivals: mpsc::UnboundedSender<Arrival>,
 }
 
 impl Desk {
     /// A desk, and the side of it where the worker sits.
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Accepted>) {
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Arrival>) {
         let (arrivals, worker) = mpsc::unbounded_channel();
         (Self { load: Arc::default(), arrivals }, worker)
+    }
+
+    /// Hands something in. A worker that has gone takes it with it.
+    pub(super) fn hand_in(&self, arrival: Arrival) {
+        let _ = self.arrivals.send(arrival);
     }
 }
 
 /// What accepts on one listener.
 pub(super) struct Acceptor {
     pub(super) listener: Bound,
+    /// Its number: no other listener has had it.
+    pub(super) number: u64,
     pub(super) desks: Vec<Desk>,
     /// Which of them is the desk of the worker that accepts.
     pub(super) home: usize,
@@ -62,7 +69,7 @@ pub(super) struct Acceptor {
 impl Acceptor {
     /// Accepts until it is told to stop.
     pub(super) async fn run(self) {
-        let Self { listener, desks, home, places, addresses, metrics, mut stopped } = self;
+        let Self { listener, number, desks, home, places, addresses, metrics, mut stopped } = self;
         let listener = match listener.accepting() {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a listener cannot be waited for"),
@@ -91,9 +98,8 @@ impl Acceptor {
                     _open: metrics.connection(&listener.name),
                     load: desk.load.clone(),
                 };
-                let accepted = Accepted { stream, address, tls: listener.tls.clone(), issuer: listener.issuer, place };
-                // A worker that has gone takes the connection with it.
-                let _ = desk.arrivals.send(accepted);
+                let (tls, issuer) = (listener.tls.clone(), listener.issuer);
+                desk.hand_in(Arrival::Connection(Accepted { stream, address, listener: number, tls, issuer, place }));
                 // However many wait in the kernel's queue: those who are here have their turn after each of them.
                 yield_now().await;
             }

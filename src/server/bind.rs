@@ -13,12 +13,10 @@ use super::{config::Listener, tls::Terminator};
 
 /// A listener that is bound.
 pub struct Bound {
-    /// Its name in logs.
-    pub name: Arc<str>,
+    /// What was asked for.
+    pub(super) listener: Listener,
     /// Where it really listens.
     pub address: SocketAddr,
-    pub(super) tls: Option<Arc<Terminator>>,
-    pub(super) issuer: bool,
     socket: TcpListener,
 }
 
@@ -52,7 +50,7 @@ pub fn bind(listener: &Listener) -> Result<Bound, BindError> {
     // A response is written in one piece; waiting for more would only delay it. Connections take this over from the
     // socket they are accepted on (tcp(7)).
     socket2::SockRef::from(&socket).set_tcp_nodelay(true).map_err(|cause| BindError::Refused { address, cause })?;
-    Ok(Bound { name: listener.name.clone(), address, tls: listener.tls.clone(), issuer: listener.issuer, socket })
+    Ok(Bound { listener: listener.clone(), address, socket })
 }
 
 /// Binds an address; answers the socket, not blocking, and where it really is.
@@ -87,9 +85,19 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Bound {
+    /// Another listener on the same socket: whoever waits to be accepted does not see that there are two.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub(super) fn again(&self, listener: Listener) -> Result<Self, BindError> {
+        let address = self.address;
+        let socket = self.socket.try_clone().map_err(|cause| BindError::Refused { address, cause })?;
+        Ok(Self { listener, address, socket })
+    }
+
     /// Begins to accept, on the runtime this is called in.
     pub(super) fn accepting(self) -> io::Result<Accepting> {
-        let Self { name, tls, issuer, socket, address: _ } = self;
+        let Self { listener: Listener { name, tls, issuer, .. }, socket, address: _ } = self;
         Ok(Accepting { name, tls, issuer, socket: tokio::net::TcpListener::from_std(socket)? })
     }
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 
 use super::tls::Terminator;
+use crate::types::Fingerprint;
 
 /// The data plane's listeners.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Config {
 /// One listening address.
 #[derive(Clone, Debug)]
 pub struct Listener {
+    /// What it was made of, certificates aside: one with the same is the same.
+    pub fingerprint: Fingerprint,
     /// Its name in logs.
     pub name: Arc<str>,
     /// Where it listens; port 0 takes a free one.

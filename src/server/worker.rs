@@ -20,7 +20,7 @@ use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{Notify, OwnedSemaphorePermit, mpsc},
     task::{AbortHandle, spawn_local},
-    time::{MissedTickBehavior, interval},
+    time::sleep,
 };
 
 use super::{
@@ -37,10 +37,24 @@ use crate::{
     telemetry::{Metrics, OpenConnection},
 };
 
+/// What is handed to a worker.
+pub(super) enum Arrival {
+    /// A connection.
+    Connection(Accepted),
+    /// A listener to accept on, for all workers.
+    Listener(Acceptor),
+    /// The listener of that number is no more: what came by it ends as soon as it may.
+    Gone(u64),
+    /// What clients may ask of us from now on.
+    Limits(Limits),
+}
+
 /// A connection on its way from the acceptor to a worker.
 pub(super) struct Accepted {
     pub(super) stream: Stream,
     pub(super) address: SocketAddr,
+    /// The number of the listener it came by.
+    pub(super) listener: u64,
     pub(super) tls: Option<Arc<Terminator>>,
     pub(super) issuer: bool,
     /// Its place among all connections, its count by address, its count among the worker's and in the metrics; given back when it ends.
@@ -72,9 +86,7 @@ impl Drop for Place {
 /// What a worker is started with.
 pub(super) struct Worker<F> {
     pub(super) make_handler: F,
-    /// Those that accept here, for all workers.
-    pub(super) acceptors: Vec<Acceptor>,
-    pub(super) arrivals: mpsc::UnboundedReceiver<Accepted>,
+    pub(super) arrivals: mpsc::UnboundedReceiver<Arrival>,
     pub(super) limits: Limits,
     pub(super) drain_timeout: Duration,
     pub(super) metrics: Metrics,
@@ -105,14 +117,18 @@ impl<F> Worker<F> {
         F: Fn() -> Rc<H>,
     {
         let handler = (self.make_handler)();
-        let connections = Rc::new(Connections::default());
-        spawn_local(look_after(connections.clone(), self.limits, self.metrics.clone(), self.heartbeat.clone()));
-        self.acceptors.drain(..).for_each(|acceptor| drop(spawn_local(acceptor.run())));
+        let connections = Rc::new(Connections::new(self.limits));
+        spawn_local(look_after(connections.clone(), self.metrics.clone(), self.heartbeat.clone()));
         // The last acceptor takes the desk with it.
-        while let Some(accepted) = self.arrivals.recv().await {
-            self.start(accepted, &handler, &connections);
+        while let Some(arrival) = self.arrivals.recv().await {
+            match arrival {
+                Arrival::Connection(accepted) => self.start(accepted, &handler, &connections),
+                Arrival::Listener(acceptor) => drop(spawn_local(acceptor.run())),
+                Arrival::Gone(listener) => connections.drain(|its| its == listener),
+                Arrival::Limits(limits) => connections.limits.set(limits),
+            }
         }
-        connections.drain();
+        connections.drain(|_| true);
         if tokio::time::timeout(self.drain_timeout, connections.all_ended()).await.is_err() {
             let left = connections.open.borrow().len();
             tracing::warn!(connections = left, "gave up on connections that did not end in time");
@@ -121,7 +137,7 @@ impl<F> Worker<F> {
     }
 
     fn start<H: Handler>(&self, accepted: Accepted, handler: &Rc<H>, connections: &Rc<Connections>) {
-        let Accepted { stream, address, tls, issuer, place } = accepted;
+        let Accepted { stream, address, listener, tls, issuer, place } = accepted;
         let stream = match stream {
             Stream::Here(stream) => stream,
             Stream::Elsewhere(stream) => match TcpStream::from_std(stream) {
@@ -143,44 +159,52 @@ impl<F> Worker<F> {
             Context {
                 handler: handler.clone(),
                 watch: watch.clone(),
-                limits: self.limits,
+                limits: connections.limits.get(),
                 metrics: self.metrics.clone(),
             },
             entry,
         ));
-        connections.open.borrow_mut().insert(id, (watch, task.abort_handle()));
+        connections.open.borrow_mut().insert(id, Open { listener, watch, task: task.abort_handle() });
     }
 }
 
 /// A worker's open connections.
 struct Connections {
-    open: RefCell<HashMap<u64, (Rc<Watch>, AbortHandle)>>,
+    open: RefCell<HashMap<u64, Open>>,
     last_id: Cell<u64>,
+    /// For those that come, and for how long anybody may keep us waiting.
+    limits: Cell<Limits>,
     /// The worker's coarse clock, set at each round.
     clock: Rc<Cell<Instant>>,
     one_ended: Notify,
 }
 
-impl Default for Connections {
-    fn default() -> Self {
+/// One of them.
+struct Open {
+    listener: u64,
+    watch: Rc<Watch>,
+    task: AbortHandle,
+}
+
+impl Connections {
+    fn new(limits: Limits) -> Self {
         Self {
             open: RefCell::default(),
             last_id: Cell::default(),
+            limits: Cell::new(limits),
             clock: Rc::new(Cell::new(Instant::now())),
             one_ended: Notify::new(),
         }
     }
-}
 
-impl Connections {
     fn next_id(&self) -> u64 {
         self.last_id.set(self.last_id.get() + 1);
         self.last_id.get()
     }
 
-    /// Lets each end what it is doing, and those that do nothing at once.
-    fn drain(&self) {
-        for (watch, task) in self.open.borrow().values() {
+    /// Lets each that came by such a listener end what it is doing, and those that do nothing at once.
+    fn drain(&self, by: impl Fn(u64) -> bool) {
+        for Open { watch, task, .. } in self.open.borrow().values().filter(|open| by(open.listener)) {
             if watch.drain() {
                 task.abort();
             }
@@ -212,17 +236,16 @@ impl Drop for Entry {
 }
 
 /// Walks over the connections a few times a second, and ends those whose client has kept us waiting for too long.
-async fn look_after(connections: Rc<Connections>, limits: Limits, metrics: Metrics, heartbeat: Arc<Heartbeat>) {
-    let mut round = interval(limits.round());
-    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn look_after(connections: Rc<Connections>, metrics: Metrics, heartbeat: Arc<Heartbeat>) {
     loop {
-        let now = round.tick().await.into_std();
+        let limits = connections.limits.get();
+        let now = Instant::now();
         connections.clock.set(now);
         heartbeat.beat();
         // Gathered first: a task that is aborted may take its entry off the list at once.
         let found: Vec<_> = {
             let open = connections.open.borrow();
-            let late = |(watch, task): &(Rc<Watch>, AbortHandle)| {
+            let late = |Open { watch, task, .. }: &Open| {
                 watch.park_if_idle(now);
                 Some((watch.overdue(now, &limits)?, watch.clone(), task.clone()))
             };
@@ -246,5 +269,6 @@ async fn look_after(connections: Rc<Connections>, limits: Limits, metrics: Metri
                 }
             }
         }
+        sleep(limits.round()).await;
     }
 }

@@ -51,6 +51,8 @@ impl Display for Destination {
 pub enum Event {
     /// From here on the log tells of this process.
     Started,
+    /// Another configuration serves from here on.
+    Reloaded,
     /// The process ends, in good order.
     Stopped,
     /// Lines are missing before this one, or shortly before it.
@@ -164,6 +166,7 @@ impl Event {
     const fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Started => ("process", "started"),
+            Self::Reloaded => ("process", "reloaded"),
             Self::Stopped => ("process", "stopped"),
             Self::Lost => ("audit", "lost"),
             Self::ClientRefused => ("client_authentication", "failed"),

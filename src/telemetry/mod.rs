@@ -5,6 +5,7 @@ mod feed;
 mod keys;
 pub mod log;
 mod process;
+mod reload;
 mod request;
 mod upstream;
 
@@ -17,6 +18,7 @@ use prometheus::{
 
 pub use feed::FeedMetrics;
 pub use keys::KeyMetrics;
+pub use reload::ReloadMetrics;
 pub use request::{Decision, Outcome, Recorder};
 pub use upstream::{NotConnected, OpenUpstreamConnection, UpstreamMetrics};
 
@@ -79,6 +81,9 @@ struct Series {
     limited: IntCounterVec,
     users_hook_calls: IntCounterVec,
     ready: Gauge,
+    reloads: IntCounterVec,
+    reload_successful: IntGauge,
+    config_loaded_at: IntGauge,
     audit_lines_lost: IntCounter,
 }
 
@@ -344,6 +349,19 @@ impl Metrics {
                 "Questions to the hook that knows the users, by operation and result.",
                 &["operation", "result"],
             )?,
+            reloads: add.counters(
+                "sidegate_config_reloads_total",
+                "Configurations that were read while it runs, by result.",
+                &["result"],
+            )?,
+            reload_successful: add.keep(IntGauge::new(
+                "sidegate_config_last_reload_successful",
+                "1 while the latest configuration is the one that serves, 0 when it was refused.",
+            )?)?,
+            config_loaded_at: add.keep(IntGauge::new(
+                "sidegate_config_loaded_timestamp_seconds",
+                "When the configuration that serves was taken up.",
+            )?)?,
             ready: add.keep(Gauge::new("sidegate_ready", "1 while /readyz says yes.")?)?,
             audit_lines_lost: add.keep(IntCounter::new(
                 "sidegate_audit_lines_lost_total",

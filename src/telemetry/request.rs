@@ -67,6 +67,13 @@ struct RequestKey {
     reason: &'static str,
 }
 
+impl Drop for Recorder {
+    /// What its worker remembered goes with it.
+    fn drop(&mut self) {
+        self.tokens_cached(0, 0);
+    }
+}
+
 impl Recorder {
     /// Looks up once what each request will need. The lists are in the order of the indices that the verbs take.
     pub fn new(metrics: Metrics, routes: &[Arc<str>], upstreams: &[Arc<str>], providers: &[Arc<str>]) -> Self {

@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Algorithm, keys::KeySet};
-use crate::types::{Audience, IssuerUrl};
+use crate::types::{Audience, Fingerprint, IssuerUrl};
 
 /// A provider as configured; every value has been checked.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What it was made of: one with the same is the same.
+    pub fingerprint: Fingerprint,
     /// The name routes call it by.
     pub name: Arc<str>,
     /// Its tokens' `iss`.

@@ -17,6 +17,7 @@ use aws_lc_rs::rand;
 use moka::sync::Cache;
 use tokio::{
     sync::{Notify, watch},
+    task::AbortHandle,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -67,6 +68,26 @@ struct Ended {
     fetches: u64,
     /// How many wishes for one came too early.
     refusals: u64,
+}
+
+/// Keys that are fetched for as long as somebody holds this.
+#[derive(Debug)]
+pub struct Fetching {
+    remote: Arc<Remote>,
+    task: AbortHandle,
+}
+
+impl Fetching {
+    /// The keys.
+    pub fn remote(&self) -> &Arc<Remote> {
+        &self.remote
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Why there are no new keys.
@@ -185,8 +206,13 @@ impl Remote {
         fetched || found
     }
 
-    /// Fetches, and fetches again, for as long as it is polled.
-    pub async fn run(self: Arc<Self>) {
+    /// Begins to fetch, on the runtime this is called in.
+    pub fn start(self: Arc<Self>) -> Arc<Fetching> {
+        let task = tokio::spawn(self.clone().run()).abort_handle();
+        Arc::new(Fetching { remote: self, task })
+    }
+
+    async fn run(self: Arc<Self>) {
         let mut progress = Progress::default();
         // When a token may cause a look.
         let mut closed_until = Instant::now();

@@ -17,9 +17,12 @@ use super::{
     keys::{Key, KeySet, NoKey, Verifier as KeyVerifier},
     live::{Keys, LiveKeys},
     provider::{self, Profile},
-    remote::Remote,
+    remote::{Fetching, Remote},
 };
-use crate::{clock::Timestamp, types::IssuerUrl};
+use crate::{
+    clock::Timestamp,
+    types::{Fingerprint, IssuerUrl},
+};
 
 /// Why a token was refused. The name is for the log and the metric; the client is told less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +121,7 @@ pub struct Provider {
     /// Its keys.
     pub keys: Arc<LiveKeys>,
     /// Where they come from, if it publishes them.
-    pub remote: Option<Arc<Remote>>,
+    pub remote: Option<Arc<Fetching>>,
 }
 
 /// What a token was found to prove, and by which key.
@@ -213,12 +216,17 @@ impl Verifier {
 
     /// Where a provider's keys come from, if it publishes them.
     pub fn remote(&self, provider: usize) -> Option<&Arc<Remote>> {
-        self.providers.get(provider)?.remote.as_ref()
+        Some(self.providers.get(provider)?.remote.as_ref()?.remote())
+    }
+
+    /// What fetches the keys of the provider that was made of the same, if one was.
+    pub fn fetching(&self, fingerprint: &Fingerprint) -> Option<&Arc<Fetching>> {
+        self.providers.iter().find(|provider| provider.config.fingerprint == *fingerprint)?.remote.as_ref()
     }
 
     /// Those providers that publish their keys.
     pub fn remotes(&self) -> impl Iterator<Item = &Arc<Remote>> {
-        self.providers.iter().filter_map(|provider| provider.remote.as_ref())
+        self.providers.iter().filter_map(|provider| Some(provider.remote.as_ref()?.remote()))
     }
 
     /// The names of the providers, in their order.

@@ -15,7 +15,7 @@ use std::{
 use argon2::{Argon2, PasswordVerifier as _, password_hash::phc::PasswordHash};
 
 /// A configuration with a bit of everything; each case changes one line of it.
-const BASE: &str = r#"listeners:
+pub(crate) const BASE: &str = r#"listeners:
   - { name: public, address: "127.0.0.1:3000", issuer: true }
   - { name: second, address: "127.0.0.1:3001" }
 admin: { address: "127.0.0.1:9900" }
@@ -51,7 +51,7 @@ issuer:
 
 /// What stands in `BASE`, what stands there instead, and what is said then.
 #[rustfmt::skip]
-const WRONG: &[(&str, &str, &[&str])] = &[
+pub(crate) const WRONG: &[(&str, &str, &[&str])] = &[
     // Keys.
     ("upstreams:", "upstraems:", &[r#"8:1: upstraems: unknown key "upstraems"; did you mean "upstreams"?"#]),
     ("header_timeout", "heder_timeout", &[r#"5:11: limits.heder_timeout: unknown key "heder_timeout"; did you mean "header_timeout"?"#]),

@@ -23,6 +23,7 @@ mod operators;
 mod reading;
 mod redis_rig;
 mod registration;
+mod reload;
 mod resources;
 mod revocation;
 mod server;

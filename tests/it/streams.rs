@@ -11,6 +11,7 @@ mod interim;
 mod notes;
 mod programs;
 mod python;
+mod reload;
 mod sockets;
 mod websocket;
 

@@ -197,7 +197,7 @@ fn signing_keys(
 
 /// A file with a private key, which is looked at again while it runs.
 fn given_key(report: &mut Report, at: &Path, name: &str, algorithm: Algorithm) -> Option<PathBuf> {
-    let contents = file::named(report, at, name, MAX_KEY)?;
+    let contents = file::looked_after(report, at, name, MAX_KEY)?;
     let path = report.resolve(name);
     let key = private_key_in(&Secret::new(contents.bytes.to_vec()), algorithm).map_err(str::to_owned);
     match key.and_then(|key| Signer::new(algorithm, &key).map_err(|error| error.to_string())) {

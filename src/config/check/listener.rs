@@ -50,10 +50,13 @@ pub(super) fn check_all(
                 guard_issuer(report, &path, address, encrypted, facts);
             }
         }
+        let fingerprint = report.fingerprint(&path);
         match (name, address, tls) {
-            (Some(name), Some(address), None) => listeners.push(Listener { name, address, tls: None, issuer }),
+            (Some(name), Some(address), None) => {
+                listeners.push(Listener { fingerprint, name, address, tls: None, issuer })
+            }
             (Some(name), Some(address), Some(Some(tls))) => {
-                listeners.push(Listener { name, address, tls: Some(tls), issuer });
+                listeners.push(Listener { fingerprint, name, address, tls: Some(tls), issuer });
             }
             (None, ..) | (_, None, _) | (_, _, Some(None)) => found = false,
         }

@@ -97,6 +97,7 @@ fn check(report: &mut Report, at: &Path, raw: raw::Provider, names: &mut Names, 
         given => duration(report, &at.key("max_lifetime"), given, Duration::ZERO, lifetimes).map(Some),
     };
     Some(Config {
+        fingerprint: report.fingerprint(at),
         name: name?,
         issuer: issuer?,
         audiences: audiences?,

@@ -64,6 +64,7 @@ fn check(report: &mut Report, at: &Path, raw: raw::Upstream, names: &mut Names) 
     };
     let (target, speech) = place?;
     Some(Upstream {
+        fingerprint: report.fingerprint(at),
         name: name?,
         target,
         speech,

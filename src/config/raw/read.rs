@@ -29,6 +29,7 @@ pub(in crate::config) fn read(text: &str, report: &mut Report) -> Option<Config>
             return None;
         }
     }
+    report.keep(value.clone());
     shape(value, report)
 }
 

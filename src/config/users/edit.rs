@@ -251,7 +251,7 @@ fn read_text(file: &Arc<FilePath>, text: &str) -> Result<(Vec<User>, Vec<usize>)
         let lines = (0..users.len()).map(|n| report.line(&Path::default().index(n))).collect();
         Some((users, lines))
     });
-    made.map(|(made, _)| made)
+    made.map(|(made, ..)| made)
 }
 
 /// The same change of the document. It is taken as it is written, so that `${NAME}` stays what it is.

@@ -21,7 +21,7 @@ pub fn load(path: &FilePath) -> Result<Vec<User>, Errors> {
         return Err(absent(path));
     }
     // There is nothing to warn of in a list of users.
-    read(path, check_text).map(|(users, _)| users)
+    read(path, check_text).map(|(users, ..)| users)
 }
 
 /// The file of users that the configuration at `path` names. Whatever else is wrong with that is no hindrance: a variable of

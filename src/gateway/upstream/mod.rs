@@ -23,7 +23,7 @@ mod tunnel;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -100,6 +100,8 @@ pub(super) struct Upstream {
     endpoints: watch::Sender<Endpoints>,
     limit: Limit,
     metrics: UpstreamMetrics,
+    /// What looks after it in the background.
+    care: Mutex<JoinSet<()>>,
 }
 
 /// The addresses of an upstream.
@@ -124,39 +126,45 @@ impl Endpoints {
     }
 }
 
-/// What looks after upstreams in the background; it ends when this is dropped.
-pub(super) struct Care {
-    _tasks: JoinSet<()>,
-}
-
 /// How often is counted how many addresses are well.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Puts upstreams together, and begins to look after them on the runtime this is called in. `demo` is where the built-in
-/// page listens, if one of them is that.
+/// page listens, if one of them is that. Those of `before` that are to be the same stay as they are, with what is known of them.
 pub(super) fn start(
     configs: &[config::Upstream],
     demo: Option<SocketAddr>,
     metrics: &Metrics,
-) -> (Vec<Arc<Upstream>>, Care) {
-    let mut tasks = JoinSet::new();
-    let upstreams = configs.iter().map(|config| Upstream::start(config.clone(), demo, metrics, &mut tasks)).collect();
-    (upstreams, Care { _tasks: tasks })
+    before: &[Arc<Upstream>],
+) -> Vec<Arc<Upstream>> {
+    let upstream = |config: &config::Upstream| {
+        let same = before.iter().find(|upstream| upstream.config.fingerprint == config.fingerprint);
+        same.cloned().unwrap_or_else(|| Upstream::start(config.clone(), demo, metrics))
+    };
+    configs.iter().map(upstream).collect()
+}
+
+/// Lets go of those that are not among the `next`: what is under way there goes on, and nobody looks after them any more.
+pub(super) fn retire(upstreams: &[Arc<Upstream>], next: &[Arc<Upstream>]) {
+    for upstream in upstreams.iter().filter(|upstream| !next.iter().any(|other| Arc::ptr_eq(upstream, other))) {
+        upstream.care.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        let has_heir = next.iter().find(|other| other.config.name == upstream.config.name);
+        match has_heir {
+            Some(heir) => heir.count(),
+            None => upstream.metrics.endpoints(0, 0, 0),
+        }
+    }
 }
 
 impl Upstream {
-    fn start(
-        config: config::Upstream,
-        demo: Option<SocketAddr>,
-        metrics: &Metrics,
-        tasks: &mut JoinSet<()>,
-    ) -> Arc<Self> {
+    fn start(config: config::Upstream, demo: Option<SocketAddr>, metrics: &Metrics) -> Arc<Self> {
         let metrics = UpstreamMetrics::new(metrics, &config.name);
         let limit = Limit::new(config.max_requests, config.max_queue, config.queue_timeout, metrics.clone());
         let origins = resolve::Origins::of(&config, demo);
         let endpoints = watch::Sender::new(origins.known_from_the_start());
-        let upstream = Arc::new(Self { config, endpoints, limit, metrics });
+        let upstream = Arc::new(Self { config, endpoints, limit, metrics, care: Mutex::default() });
         upstream.count();
+        let mut tasks = JoinSet::new();
         if !upstream.endpoints.borrow().are_known() {
             tasks.spawn(resolve::keep_up(Arc::downgrade(&upstream), origins));
         }
@@ -164,6 +172,7 @@ impl Upstream {
             tasks.spawn(health::watch(Arc::downgrade(&upstream), upstream.endpoints.subscribe()));
         }
         tasks.spawn(keep_count(Arc::downgrade(&upstream)));
+        *upstream.care.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
         upstream
     }
 

@@ -70,7 +70,7 @@ pub(super) struct Ring {
     config: KeysConfig,
     algorithm: Algorithm,
     /// How long a token may be valid after it was signed, for whoever is the most lenient about time.
-    longest: Duration,
+    longest: Mutex<Duration>,
     clock: Clock,
     metrics: Metrics,
     audit: Audit,
@@ -161,7 +161,7 @@ impl Ring {
         let ring = Self {
             vault,
             seal,
-            longest,
+            longest: Mutex::new(longest),
             config,
             algorithm,
             clock,
@@ -183,6 +183,16 @@ impl Ring {
     /// The key that signs now.
     pub(super) fn signer(&self) -> Arc<Signer> {
         self.active.load_full()
+    }
+
+    /// From now on tokens live for as long as this, or as before.
+    pub(super) fn lengthen(&self, longest_lifetime: Duration) {
+        let mut longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        *longest = longest_lifetime.saturating_add(store::MAX_LEEWAY).max(*longest);
+    }
+
+    fn longest(&self) -> Duration {
+        *self.longest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The keys that verify now.
@@ -306,7 +316,7 @@ impl Ring {
             return Err(KeysError::Revoked(kid.into()));
         }
         (entry.state, entry.since, entry.key) = (State::Revoked, now, None);
-        entry.until = Some(now + self.longest);
+        entry.until = Some(now + self.longest());
         if was == State::Active {
             if !changed.iter().any(|entry| entry.state == State::Next) {
                 changed.push(self.fresh(State::Next, now)?);
@@ -373,7 +383,7 @@ impl Ring {
     fn activate(&self, entries: &mut [Entry], now: Timestamp) {
         for entry in entries.iter_mut() {
             match entry.state {
-                State::Active => entry.retire(now, self.longest),
+                State::Active => entry.retire(now, self.longest()),
                 State::Next => (entry.state, entry.since) = (State::Active, now),
                 State::Retired | State::Revoked => {}
             }
