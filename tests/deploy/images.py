@@ -39,12 +39,16 @@ class Engine:
         conf.write_text('[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
                         '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n')
         # There is no systemd here whose timers would ask for health.
-        os.environ.update(CONTAINERS_CONF=str(conf), DISABLE_HC_SYSTEMD="true", TMPDIR=str(self.home))
+        self.environment = dict(CONTAINERS_CONF=str(conf), DISABLE_HC_SYSTEMD="true", TMPDIR=str(self.home))
+        os.environ.update(self.environment)
         self.storage = ("--root", self.home / "images", "--runroot", self.home / "run", "--storage-driver", "vfs")
 
     def close(self):
         subprocess.run(["podman", *self.storage, "pod", "rm", "--all", "--force"], capture_output=True)
         shutil.rmtree(self.home, ignore_errors=True)
+        # Other tests have no such folder.
+        for name in self.environment:
+            del os.environ[name]
 
     def podman(self, *command):
         return run("podman", *self.storage, *command)
