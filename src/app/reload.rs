@@ -191,10 +191,13 @@ impl App {
         let loading = tokio::task::spawn_blocking(move || config::load(&file));
         let loaded = loading.await.map_err(|_| "it could not be read; the log says why".to_owned())?;
         let loaded = loaded.map_err(|errors| errors.to_string())?;
-        for warning in &loaded.warnings {
+        let warnings = loaded.warnings.clone();
+        let shown = self.take_up(path, loaded).await?;
+        // Not of one that is refused, and tried again and again.
+        for warning in warnings {
             tracing::warn!("{warning}");
         }
-        self.take_up(path, loaded).await
+        Ok(shown)
     }
 
     async fn take_up(&mut self, path: &Path, loaded: Loaded) -> Result<Value, String> {
